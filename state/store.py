@@ -1,0 +1,103 @@
+"""The contract of the store. Its docstrings are the contract; ``tests/contract/`` holds every implementation to it.
+
+Every write is durable (power-loss safe) when its coroutine returns, and nobody sees it earlier. Writes that are asked
+for while a commit is under way go into the next one together, in the order in which they were asked for.
+"""
+
+from collections.abc import Collection
+from typing import Protocol
+
+from intermission.state.models import (
+    Attempt,
+    Change,
+    Checkpoint,
+    EventRecord,
+    NewTask,
+    Page,
+    Query,
+    Task,
+    Tombstone,
+)
+from intermission.state.status import Status
+
+
+class StoreError(Exception):
+    """The store cannot do what was asked; its message says what is wrong and what to do."""
+
+
+class StoreFullError(StoreError):
+    """No space is left for the store; nothing was written."""
+
+
+class SchemaError(StoreError):
+    """The database is newer than this code, or not ours."""
+
+
+class Store(Protocol):
+    """Where tasks, attempts, checkpoints, events and tombstones are kept."""
+
+    async def open(self) -> None:
+        """Create or migrate the schema. Raises `SchemaError` and changes nothing on a database from newer code."""
+
+    async def close(self) -> None:
+        """Commit what was asked for, then close. Safe to call twice."""
+
+    async def add(self, task: NewTask) -> Task:
+        """Insert a pending task; the promise behind a 2xx."""
+
+    async def advance(self, change: Change) -> Task | None:
+        """Take one step along the table, guarded by the task's id, status *and* attempt.
+
+        None: somebody was first; nothing of the change was written. Read again and decide again. The attempt's begin
+        or end, the checkpoint and the event become true in the same transaction. An event that the table does not
+        allow for ``change.task.status``, or whose target is ``gone``, is a ValueError: a mistake of the caller.
+        """
+
+    async def claim(self, limit: int, services: Collection[str], at: float, *, wary: bool = False) -> list[Task]:
+        """Take up to ``limit`` pending tasks of these services to running, attempt raised by one (kind run, begun).
+
+        Higher priority first, then first come first served. Tasks whose ``due_at`` is later than ``at`` are left.
+        With ``wary``, only tasks with two or more losses are taken; without, only the others.
+        """
+
+    async def save(self, task_id: str, attempt: int, checkpoint: Checkpoint) -> bool:
+        """Keep a running or pausing task's checkpoint. False: it is not newer, or the attempt is not current."""
+
+    async def wake_due(self, at: float) -> int:
+        """Take every retrying task that is due at ``at`` to pending; how many there were."""
+
+    async def bury(self, change: Change, tombstone: Tombstone) -> bool:
+        """Delete the row, its checkpoint, attempts and events and leave the tombstone, in one transaction.
+
+        ``change`` is guarded as in `advance`; its target must be ``gone``. False: somebody was first.
+        """
+
+    async def get(self, task_id: str, user: str | None = None) -> Task | Tombstone | None:
+        """The task, what is left of it, or None; with ``user``, None also for somebody else's."""
+
+    async def find(self, query: Query) -> Page:
+        """One page of tasks. Examines at most 5,000 rows whatever is stored.
+
+        ``params`` and ``result`` of the items are empty strings / None and ``checkpoint.state`` is an empty string:
+        lists leave them out, and reading them would cost.
+        """
+
+    async def with_child(self) -> list[Task]:
+        """The tasks whose status says that they may have a process; for recovery at start."""
+
+    async def attempts(self, task_id: str) -> list[Attempt]:
+        """Every attempt of a task, oldest first."""
+
+    async def events(self, task_id: str) -> list[EventRecord]:
+        """The history of a task, oldest first."""
+
+    async def next_due(self, after: float) -> float | None:
+        """The earliest ``due_at`` of retrying tasks, and of pending ones if later than ``after``; None without any."""
+
+    async def counts(self) -> dict[Status, int]:
+        """How many tasks are in each of pending, running, pausing, retrying and terminating.
+
+        Never the resting ones: counting what is merely stored would grow with it.
+        """
+
+
