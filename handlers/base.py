@@ -1,0 +1,247 @@
+"""The handler's world: the decorator that declares a service, and the one object that a handler gets."""
+
+import inspect
+import io
+import os
+import re
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from logging import Logger
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+from intermission.handlers.schema import Schema
+
+P = TypeVar("P")
+S = TypeVar("S")
+R = TypeVar("R")
+
+RESERVED: Final = frozenset(
+    {"auth", "docs", "events", "health", "jobs", "metrics", "openapi", "services", "static", "tasks"}
+)
+"""The API's own path names, which no service may take."""
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_OUTPUT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+
+
+class Paused(BaseException):  # noqa: N818 -- like KeyboardInterrupt: not an error, and `except Exception` lets it pass
+    """The task's place is saved and its process must go. Let it pass; every later call raises it again."""
+
+
+class Fatal(Exception):  # noqa: N818 -- it says what kind of end this is
+    """Raise it to fail the task at once: what its message says cannot be mended by trying again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """What follows an error: ``errors`` of them are retried, after a random wait below ``base_s * 2**n``, capped."""
+
+    errors: int = 4
+    base_s: float = 1.0
+    cap_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one attempt may use; None means unlimited. Only running time counts."""
+
+    memory_bytes: int | None = None
+    cpu_s: float | None = None
+    wall_s: float | None = None
+
+
+class Output(io.TextIOWrapper):
+    """An append-only file of the task. Its length is part of every checkpoint, and a resume cuts it back to that.
+
+    ``write`` takes text (UTF-8, newlines as they are), ``write_bytes`` anything.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = io.FileIO(path, "ab")
+        super().__init__(io.BufferedWriter(self._file, 1 << 16), encoding="utf-8", newline="")
+
+    def write_bytes(self, data: bytes) -> int:
+        """Append bytes as they are."""
+        self.flush()
+        return self.buffer.write(data)
+
+    def length(self) -> int:
+        """Bytes in the file, once everything written so far has been handed to the kernel."""
+        if self.closed:
+            return os.stat(self._file.name).st_size
+        self.flush()
+        return os.fstat(self._file.fileno()).st_size
+
+
+class Task(ABC, Generic[P, S]):
+    """What a handler gets: what was asked for, where it was, and the ways to save its place.
+
+    The contract: *do the item, then checkpoint; after a crash at most the items since the last checkpoint repeat, and
+    outputs repeat nothing.*
+    """
+
+    id: str
+    user: str
+    attempt: int
+    resumed: bool
+    """True where a checkpoint was restored, so `state` is not the initial one."""
+    params: P
+    state: S
+    log: Logger
+    sources: Path
+    """The folder of the data sources that the operator configured."""
+
+    @abstractmethod
+    def checkpoint(self, *, done: float | None = None, total: float | None = None, unit: str | None = None) -> None:
+        """Save the state and every output's length; raise `Paused` if the task is to pause.
+
+        Costs microseconds and survives any SIGKILL at once, a power cut within 250 ms. Call it after every item or
+        small batch. Raises RuntimeError off the main thread, `Unencodable` for a state that is not what its type says
+        and ValueError for one over 1 MiB (nothing is saved then).
+        """
+
+    @abstractmethod
+    def commit(self, *, done: float | None = None, total: float | None = None, unit: str | None = None) -> None:
+        """Like `checkpoint`, and returns when the checkpoint would survive a power cut."""
+
+    @abstractmethod
+    def output(self, name: str) -> Output:
+        """The task's file of this name: created, or opened at the length of the last checkpoint.
+
+        Raises ValueError for a name that is not letters, digits, ``.``, ``_`` and ``-``, or that starts with a dot.
+        """
+
+    @abstractmethod
+    def sleep(self, seconds: float) -> None:
+        """Wait; a pause ends the wait at once: the state is saved and `Paused` raised."""
+
+
+Run = Callable[[Task[P, S]], R]
+Check = Callable[[P, Path], None]
+Clean = Callable[[Task[P, S]], None]
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(eq=False, kw_only=True)
+class Handler(Generic[P, S, R]):
+    """A service, declared. `handler` makes it; its methods are the decorators for the service's other functions."""
+
+    service: str
+    run: Run[P, S, R]
+    params: Schema[P]
+    state: Schema[S]
+    result: Schema[R]
+    version: int
+    retry: Retry
+    limits: Limits
+    pause_grace_s: float
+    stall_after_s: float | None
+    max_running: int | None
+    checks: list[Check[P]] = field(default_factory=list)
+    cleans: list[Clean[P, S]] = field(default_factory=list)
+    upgrades: dict[int, Upgrade] = field(default_factory=dict)
+
+    def check(self, function: Check[P]) -> Check[P]:
+        """Look at the params before a start is accepted; raise `Invalid` to refuse it.
+
+        Runs in a thread of the server, with the params and the sources folder; it must be quick and change nothing.
+        """
+        self.checks.append(function)
+        return function
+
+    def clean(self, function: Clean[P, S]) -> Clean[P, S]:
+        """Undo the handler's outside effects when a task is terminated.
+
+        Runs in a fresh process with the last state (or the initial one), and may run twice.
+        """
+        self.cleans.append(function)
+        return function
+
+    def upgrade(self, version: int) -> Callable[[Upgrade], Upgrade]:
+        """Turn a state (as parsed JSON) saved by ``version`` into one of the version after it."""
+
+        def keep(function: Upgrade) -> Upgrade:
+            self.upgrades[version] = function
+            return function
+
+        return keep
+
+    def restore(self, state: Mapping[str, Any], version: int) -> S:
+        """A saved state, brought to this version. Raises `Invalid`, or LookupError where no upgrade leads here."""
+        if version > self.version:
+            message = f"the state was saved by version {version} of the handler, and this is version {self.version}"
+            raise LookupError(message)
+        raw = dict(state)
+        for step in range(version, self.version):
+            if step not in self.upgrades:
+                message = f"no upgrade from version {step} of the state: add @{self.service}.upgrade({step})"
+                raise LookupError(message)
+            raw = self.upgrades[step](raw)
+        return self.state.check(raw)
+
+
+def handler(
+    service: str,
+    *,
+    version: int = 1,
+    retry: Retry | None = None,
+    limits: Limits | None = None,
+    pause_grace_s: float = 3.0,
+    stall_after_s: float | None = None,
+    max_running: int | None = None,
+) -> Callable[[Run[P, S, R]], Handler[P, S, R]]:
+    """Declare the service that a function does the work of.
+
+    The types come from its annotations: ``def f(task: Task[Params, State]) -> Result``. Params, State and Result are
+    dataclasses, pydantic models or anything that pydantic can check; State must be constructible without arguments.
+    Raises ValueError or TypeError, when the module is imported, for a declaration that cannot work.
+    """
+    if not _NAME.fullmatch(service) or service in RESERVED:
+        message = f"{service!r} cannot be a service's name: use [a-z][a-z0-9_]*, and none of {', '.join(sorted(RESERVED))}"
+        raise ValueError(message)
+
+    def declare(function: Run[P, S, R]) -> Handler[P, S, R]:
+        params, state, result = _types(function)
+        return Handler(
+            service=service,
+            run=function,
+            params=Schema(params),
+            state=Schema(state),
+            result=Schema(result),
+            version=version,
+            retry=retry or Retry(),
+            limits=limits or Limits(),
+            pause_grace_s=pause_grace_s,
+            stall_after_s=stall_after_s,
+            max_running=max_running,
+        )
+
+    return declare
+
+
+def output_path(folder: Path, name: str) -> Path:
+    """Where an output lives. Raises ValueError for a name that could be anything but a plain file's."""
+    if not _OUTPUT.fullmatch(name):
+        message = f"{name!r} cannot be an output's name: use letters, digits, '.', '_' and '-', not starting with '.' or '-'"
+        raise ValueError(message)
+    return folder / name
+
+
+def _types(function: Run[P, S, R]) -> tuple[type[P], type[S], type[R]]:
+    name = function.__qualname__
+    hints = typing.get_type_hints(function)
+    first = next(iter(inspect.signature(function).parameters), None)
+    annotation = hints.get(first) if first else None
+    if typing.get_origin(annotation) is not Task or "return" not in hints:
+        message = f"{name} must be annotated: def {name}(task: Task[Params, State]) -> Result"
+        raise TypeError(message)
+    params, state = typing.get_args(annotation)
+    try:
+        state()
+    except TypeError:
+        message = f"{name}: {state.__name__} must have a default for every field, for that is where a task begins"
+        raise TypeError(message) from None
+    return params, state, hints["return"]

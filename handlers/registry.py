@@ -1,0 +1,65 @@
+"""Finds the handlers: imports the modules by name and collects what they declare, one failure never taking others along."""
+
+import importlib
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from intermission.handlers.base import Handler
+
+BUILT_IN: Final = ("intermission.handlers.counter", "intermission.handlers.extract")
+AnyHandler = Handler[Any, Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A module that cannot be used, and why (the last lines of its traceback)."""
+
+    module: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Every service that can be started, by name, and the modules that failed."""
+
+    handlers: dict[str, AnyHandler] = field(default_factory=dict)
+    modules: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+def load(modules: Iterable[str]) -> Registry:
+    """Import each module and collect its handlers. A module that fails, or names a service twice, is a `Failure`."""
+    registry = Registry()
+    for name in dict.fromkeys(modules):
+        try:
+            found = _declared(name)
+            _refuse_taken(registry, found)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever an author's module raises is theirs alone
+            registry.failures.append(Failure(name, _shortened(error)))
+            continue
+        registry.handlers.update(found)
+        registry.modules.append(name)
+    return registry
+
+
+def _declared(name: str) -> dict[str, AnyHandler]:
+    module = importlib.import_module(name)
+    found = {value.service: value for value in vars(module).values() if isinstance(value, Handler)}
+    if not found:
+        message = f"{name} declares no handler: decorate a function with @handler(...)"
+        raise LookupError(message)
+    return found
+
+
+def _refuse_taken(registry: Registry, found: dict[str, AnyHandler]) -> None:
+    for service, candidate in found.items():
+        taken = registry.handlers.get(service)
+        if taken is not None and taken is not candidate:
+            message = f"the service {service!r} is declared by another module already"
+            raise LookupError(message)
+
+
+def _shortened(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error, limit=-2))[-2000:].strip()

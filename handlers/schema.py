@@ -1,0 +1,111 @@
+"""One type that a client or a handler's author named (params, state, result): checked in, written out, described."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, is_dataclass
+from typing import Any, Generic, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with an input. ``pointer`` is a JSON pointer (RFC 6901); empty for the whole."""
+
+    pointer: str
+    message: str
+
+
+class Invalid(ValueError):  # noqa: N818 -- it reads as what it says: the input is invalid
+    """An input does not fit. Carries every fault, not only the first."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("; ".join(f"{f.pointer or '/'}: {f.message}" for f in faults))
+        self.faults = tuple(faults)
+
+
+class Unencodable(ValueError):  # noqa: N818 -- the state is unencodable
+    """A value cannot be written as JSON of its declared type; the message says where."""
+
+
+class Schema(Generic[T]):
+    """A type with its JSON: strict on the way in, exact on the way out.
+
+    Strict means that ``"5"`` is no integer; ``5.0`` is one, as JSON Schema has it. Unknown fields are faults.
+    """
+
+    def __init__(self, type_: type[T]) -> None:
+        self.type = type_
+        self._adapter: TypeAdapter[T] = TypeAdapter(_closed(type_))
+        # The bare serializer: TypeAdapter.dump_json costs 2 µs more, and a checkpoint has 6.
+        self._to_json = self._adapter.serializer.to_json
+
+    def decode(self, text: bytes | str) -> T:
+        """The value of a JSON text. Raises `Invalid` with every fault."""
+        return self.check(loads(text))
+
+    def check(self, value: object) -> T:
+        """The typed value of parsed JSON. Raises `Invalid` with every fault."""
+        try:
+            # Through JSON once more: only pydantic's JSON mode takes lists for tuples and strings for dates in strict.
+            return self._adapter.validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            raise Invalid(_faults(error)) from None
+
+    def encode(self, value: T) -> bytes:
+        """The value as JSON. Raises `Unencodable` where it is not what its type says."""
+        try:
+            return self._to_json(value, warnings="error")
+        except (PydanticSerializationError, UnicodeEncodeError, RecursionError, ValueError) as error:
+            raise Unencodable(" ".join(str(error).split())) from None
+
+    def json_schema(self) -> dict[str, Any]:
+        """JSON Schema (2020-12) of what `decode` takes."""
+        return self._adapter.json_schema()
+
+
+def loads(text: bytes | str) -> Any:  # noqa: ANN401 -- parsed JSON is anything
+    """Parse JSON (RFC 8259, so without NaN), in which a float without fraction is an integer. Raises `Invalid`."""
+    try:
+        return json.loads(text, parse_float=_number, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise Invalid([Fault("", f"not UTF-8: {error.reason} at byte {error.start}")]) from None
+    except json.JSONDecodeError as error:
+        raise Invalid([Fault("", f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}")]) from None
+    except RecursionError:
+        raise Invalid([Fault("", "not JSON that can be read: nested too deeply")]) from None
+    except ValueError as error:  # a number of more than 4,300 digits, a NaN
+        raise Invalid([Fault("", f"not JSON that can be read: {error}")]) from None
+
+
+def _number(text: str) -> float | int:
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
+def _no_constant(name: str) -> float:
+    message = f"{name} is no JSON number"
+    raise ValueError(message)
+
+
+def _closed(type_: type[T]) -> type[T]:
+    """The type, refusing unknown fields where its author has not decided otherwise."""
+    if is_dataclass(type_) and not hasattr(type_, "__pydantic_config__"):
+        cast("Any", type_).__pydantic_config__ = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+    elif isinstance(type_, type) and issubclass(type_, BaseModel) and "extra" not in type_.model_config:
+        type_.model_config["extra"] = "forbid"
+        type_.model_rebuild(force=True)
+    return type_
+
+
+def _faults(error: ValidationError) -> list[Fault]:
+    # include_input would echo what may be secret, include_context may hold what JSON cannot carry.
+    details = error.errors(include_url=False, include_input=False, include_context=False)
+    return [Fault(_pointer(d["loc"]), d["msg"]) for d in details]
+
+
+def _pointer(location: Sequence[int | str]) -> str:
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
