@@ -1,0 +1,1 @@
+"""The server: decides what runs, ends what must end, answers over HTTP."""
