@@ -1,0 +1,47 @@
+"""What the supervisor refuses, and why. `intermission.supervisor.routes.problems` turns each into an HTTP answer."""
+
+from intermission.state.models import Task, Tombstone
+from intermission.state.status import Event, allowed
+
+
+class SupervisorError(Exception):
+    """Something that was asked for cannot be done."""
+
+
+class UnknownServiceError(SupervisorError):
+    """There is no handler of this name."""
+
+    def __init__(self, service: str, known: list[str]) -> None:
+        super().__init__(f"there is no service {service!r}; there are: {', '.join(known)}")
+
+
+class UnknownTaskError(SupervisorError):
+    """There is no such task, or it is somebody else's."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"there is no task {task_id}")
+
+
+class GoneError(SupervisorError):
+    """The task was terminated or deleted; its tombstone is all that is left."""
+
+    def __init__(self, tombstone: Tombstone) -> None:
+        super().__init__(f"the task {tombstone.id} is gone")
+        self.tombstone = tombstone
+
+
+class ConflictError(SupervisorError):
+    """The table does not have this edge: not now."""
+
+    def __init__(self, task: Task, verb: Event) -> None:
+        can = ", ".join(allowed(task.status, task.reason)) or "nothing but waiting"
+        super().__init__(f"a task that is {task.status} cannot be told to {verb}; possible now: {can}")
+        self.task = task
+
+
+class UnavailableError(SupervisorError):
+    """The server is starting or draining."""
+
+
+class NoSpaceError(SupervisorError):
+    """The disk is full."""
