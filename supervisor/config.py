@@ -14,7 +14,7 @@ import re
 import reprlib
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -245,7 +245,7 @@ def _from_environment(environ: Mapping[str, str], faults: list[str]) -> dict[str
     known = {variable(field): field for field in Config.model_fields}
     ours = {name: value for name, value in environ.items() if name.upper().startswith(_PREFIX)}
     ours.pop(variable(_FILE), None)
-    faults += [_unknown(name, name.upper(), [*known, variable(_FILE)]) for name in sorted(ours.keys() - known.keys())]
+    faults += [_unknown(name, name[len(_PREFIX) :], variable) for name in sorted(ours.keys() - known.keys())]
     return {known[name]: _Given(ours[name], Origin("environment", name)) for name in ours if name in known}
 
 
@@ -265,13 +265,13 @@ def _from_file(flags: Mapping[str, object], environ: Mapping[str, str], faults: 
         return {}
     known = Config.model_fields
     named = {key: Origin("file", f"{key} (in {path})") for key in values}
-    faults += [_unknown(named[key].name, key.lower(), known) for key in values if key not in known]
+    faults += [_unknown(named[key].name, key) for key in values if key not in known]
     return {key: _Given(value, named[key]) for key, value in values.items() if key in known}
 
 
-def _unknown(name: str, folded: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(folded, known, n=1)
-    return f"{name}: there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
+def _unknown(name: str, key: str, say: Callable[[str], str] = str) -> str:
+    near = difflib.get_close_matches(key.lower(), [*Config.model_fields, _FILE], n=1)
+    return f"{name}: there is no such setting" + (f"; did you mean {say(near[0])}?" if near else "")
 
 
 def _fault(detail: ErrorDetails, given: Mapping[str, _Given]) -> str | None:

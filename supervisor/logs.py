@@ -21,6 +21,7 @@ def configure(level: LogLevel, log_format: LogFormat) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
         # As plain text: the renderings of rich and of dict_tracebacks show local variables, and those hold secrets.
@@ -29,7 +30,7 @@ def configure(level: LogLevel, log_format: LogFormat) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared[:3], structlog.stdlib.ExtraAdder(), *shared[3:]],
+            foreign_pre_chain=[*shared[:4], structlog.stdlib.ExtraAdder(), *shared[4:]],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(log_format)],
         )
     )
