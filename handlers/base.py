@@ -27,7 +27,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _OUTPUT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 
-class Paused(BaseException):  # noqa: N818 -- like KeyboardInterrupt: not an error, and `except Exception` lets it pass
+class Paused(BaseException):
     """The task's place is saved and its process must go. Let it pass; every later call raises it again."""
 
 
@@ -61,12 +61,13 @@ class Output(io.TextIOWrapper):
 
     def __init__(self, path: Path) -> None:
         self._file = io.FileIO(path, "ab")
-        super().__init__(io.BufferedWriter(self._file, 1 << 16), encoding="utf-8", newline="")
+        self._binary = io.BufferedWriter(self._file, 1 << 16)
+        super().__init__(self._binary, encoding="utf-8", newline="")
 
     def write_bytes(self, data: bytes) -> int:
         """Append bytes as they are."""
         self.flush()
-        return self.buffer.write(data)
+        return self._binary.write(data)
 
     def length(self) -> int:
         """Bytes in the file, once everything written so far has been handed to the kernel."""
@@ -200,7 +201,9 @@ def handler(
     Raises ValueError or TypeError, when the module is imported, for a declaration that cannot work.
     """
     if not _NAME.fullmatch(service) or service in RESERVED:
-        message = f"{service!r} cannot be a service's name: use [a-z][a-z0-9_]*, and none of {', '.join(sorted(RESERVED))}"
+        message = (
+            f"{service!r} cannot be a service's name: use [a-z][a-z0-9_]*, and none of {', '.join(sorted(RESERVED))}"
+        )
         raise ValueError(message)
 
     def declare(function: Run[P, S, R]) -> Handler[P, S, R]:
@@ -225,7 +228,9 @@ def handler(
 def output_path(folder: Path, name: str) -> Path:
     """Where an output lives. Raises ValueError for a name that could be anything but a plain file's."""
     if not _OUTPUT.fullmatch(name):
-        message = f"{name!r} cannot be an output's name: use letters, digits, '.', '_' and '-', not starting with '.' or '-'"
+        message = (
+            f"{name!r} cannot be an output's name: use letters, digits, '.', '_' and '-', not starting with '.' or '-'"
+        )
         raise ValueError(message)
     return folder / name
 

@@ -67,7 +67,7 @@ class Schema(Generic[T]):
         return self._adapter.json_schema()
 
 
-def loads(text: bytes | str) -> Any:  # noqa: ANN401 -- parsed JSON is anything
+def loads(text: bytes | str) -> Any:
     """Parse JSON (RFC 8259, so without NaN), in which a float without fraction is an integer. Raises `Invalid`."""
     try:
         return json.loads(text, parse_float=_number, parse_constant=_no_constant)
@@ -95,7 +95,7 @@ def _closed(type_: type[T]) -> type[T]:
     """The type, refusing unknown fields where its author has not decided otherwise."""
     if is_dataclass(type_) and not hasattr(type_, "__pydantic_config__"):
         cast("Any", type_).__pydantic_config__ = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
-    elif isinstance(type_, type) and issubclass(type_, BaseModel) and "extra" not in type_.model_config:
+    elif issubclass(type_, BaseModel) and "extra" not in type_.model_config:
         type_.model_config["extra"] = "forbid"
         type_.model_rebuild(force=True)
     return type_

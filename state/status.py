@@ -82,6 +82,7 @@ TABLE: Final[dict[tuple[Status, Event], Status]] = {
     (_S.RUNNING, _E.ERRORED): _S.RETRYING,  # the retry budget has something left
     (_S.RUNNING, _E.EXHAUSTED): _S.FAILED,  # the budget is used up
     (_S.RUNNING, _E.REFUSED): _S.FAILED,  # no retry can mend it: a limit, an unreadable state
+    (_S.RUNNING, _E.STOPPED): _S.PAUSED,  # it cannot go on until somebody acts: the disk is full
     (_S.RUNNING, _E.DRAINED): _S.PENDING,  # we are going down in good order; the next start carries on
     (_S.RUNNING, _E.LOST): _S.PENDING,  # child, fork server or supervisor vanished: an interruption is not a failure
     (_S.RUNNING, _E.PREEMPTED): _S.PENDING,
@@ -106,6 +107,7 @@ TABLE: Final[dict[tuple[Status, Event], Status]] = {
     (_S.RETRYING, _E.TERMINATE): _S.TERMINATING,
     #
     (_S.TERMINATING, _E.TERMINATE): _S.TERMINATING,  # asked twice
+    (_S.TERMINATING, _E.CLAIMED): _S.TERMINATING,  # its tree is dead: `clean` is launched
     (_S.TERMINATING, _E.LOST): _S.TERMINATING,  # `clean` runs again
     (_S.TERMINATING, _E.DRAINED): _S.TERMINATING,
     (_S.TERMINATING, _E.ERRORED): _S.TERMINATING,  # `clean` erred and has tries left

@@ -1,0 +1,161 @@
+"""The server, wired in one place and unwound in reverse. Reading `_running` is reading the architecture."""
+
+import asyncio
+import contextlib
+import os
+import platform
+import resource
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from intermission.handlers import registry
+from intermission.state.sqlite import SqliteStore
+from intermission.state.store import StoreError
+from intermission.supervisor.config import Config
+from intermission.supervisor.core import Supervisor
+from intermission.supervisor.places import Places
+from intermission.supervisor.process import wire
+from intermission.supervisor.process.generation import Generation, OccupiedError
+from intermission.supervisor.process.launcher import LaunchError
+from intermission.supervisor.process.local import LocalLauncher
+from intermission.supervisor.routes.application import make_app
+
+_OLDEST_KERNEL: Final = (5, 4)
+_FDS_PER_CHILD: Final = 4
+_FDS_BESIDE: Final = 256
+_log = structlog.get_logger()
+
+
+class StartError(Exception):
+    """The server cannot start; the message says why and what to do."""
+
+
+def serve(config: Config) -> int:
+    """Run the server until SIGTERM or SIGINT; the exit code."""
+    try:
+        _check_platform()
+        _raise_descriptor_limit(config.max_running)
+        asyncio.run(_serve(config))
+    except (StartError, OccupiedError, LaunchError, StoreError) as error:
+        sys.stderr.write(f"intermission: {error}\n")
+        return 1
+    return 0
+
+
+async def _serve(config: Config) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with _running(config, stop) as address:
+        _log.info("listening", address=address, data_dir=str(config.data_dir), max_running=config.max_running)
+        await stop.wait()
+        _log.info("stopping", drain_s=config.drain_s)
+
+
+@contextlib.asynccontextmanager
+async def _running(config: Config, stop: asyncio.Event) -> AsyncIterator[str]:
+    """Everything from the data folder to the open port."""
+    places = _places(config)
+    generation = _claim(config.data_dir)
+    sys.path.append(os.getcwd())  # where a user's handler modules are; last, so that nothing there hides a library
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(generation.release)
+        store = SqliteStore(config.database_path)
+        await store.open()
+        stack.push_async_callback(store.close)
+        launcher = LocalLauncher(
+            config.handlers,
+            keep_fds=[generation.fd],
+            environment=generation.environment(),
+            started=generation.record_fork_server,
+        )
+        stack.push_async_callback(launcher.close)
+        handlers = _import(await launcher.open())
+        supervisor = Supervisor(store, launcher, handlers, places, config.max_running)
+        stack.push_async_callback(supervisor.drain, config.drain_s)
+        runner = web.AppRunner(make_app(supervisor, config), access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await supervisor.open()
+        yield await _listen(runner, config)
+        stop.set()
+
+
+def _places(config: Config) -> Places:
+    try:
+        for folder in (config.data_dir, config.tasks_dir, config.sources_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        probe = config.data_dir / ".writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        message = f"the data folder {config.data_dir} cannot be written to: {error.strerror}; set INTERMISSION_DATA_DIR"
+        raise StartError(message) from None
+    return Places(tasks=config.tasks_dir, sources=config.sources_dir)
+
+
+def _claim(data_dir: Path) -> Generation:
+    try:
+        return Generation(data_dir)
+    except OSError as error:
+        message = f"the data folder {data_dir} cannot be claimed: {error}"
+        raise StartError(message) from None
+
+
+def _import(hello: wire.Hello) -> registry.Registry:
+    """Import what the fork server could import, for the types; a failure there is a warning here."""
+    for failure in hello.failures:
+        _log.error("a handler module cannot be used", module=failure.module, error=failure.error)
+    if hello.threads > 1:
+        _log.warning("handler modules started threads, which children will not have", threads=hello.threads - 1)
+    handlers = registry.load(hello.modules)
+    _log.info("handlers", services=sorted(handlers.handlers))
+    return handlers
+
+
+async def _listen(runner: web.AppRunner, config: Config) -> str:
+    site = web.TCPSite(runner, config.host, config.port)
+    try:
+        await site.start()
+    except OSError as error:
+        message = (
+            f"cannot listen on {config.host}:{config.port}: {os.strerror(error.errno or 0)}; set INTERMISSION_PORT"
+        )
+        raise StartError(message) from None
+    host, port = runner.addresses[0][:2]
+    return f"http://{host}:{port}"
+
+
+def _check_platform() -> None:
+    """Refuse by name what cannot work, instead of failing later in a strange place."""
+    if sys.platform != "linux":
+        message = f"Intermission needs Linux (subreapers, pidfds, /proc); this is {sys.platform}"
+        raise StartError(message)
+    release = platform.release()
+    version = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
+    if version < _OLDEST_KERNEL:
+        message = f"Intermission needs Linux 5.4 or later; this kernel is {release}"
+        raise StartError(message)
+    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
+        message = (
+            "this kernel does not list children in /proc (CONFIG_PROC_CHILDREN): trees cannot be ended for certain"
+        )
+        raise StartError(message)
+
+
+def _raise_descriptor_limit(max_running: int) -> None:
+    """Room for a pipe and a few files per child; refused here, not by a start that fails at the thousandth."""
+    needed = max_running * _FDS_PER_CHILD + _FDS_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        message = f"INTERMISSION_MAX_RUNNING={max_running} needs {needed} file descriptors, and the limit is {hard}"
+        raise StartError(message)
+    if soft != resource.RLIM_INFINITY and needed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -1,0 +1,290 @@
+"""One attempt, from launch to the death of its tree: hears its child, keeps its checkpoints, enforces its deadlines.
+
+It decides nothing about the task. It ends with an `Ending`, and `intermission.supervisor.verdict` says what follows.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, assert_never
+
+import structlog
+
+from intermission.handlers.registry import AnyHandler
+from intermission.state.models import Checkpoint, Kind, Task
+from intermission.state.status import Reason
+from intermission.state.store import Store, StoreError
+from intermission.supervisor import restore
+from intermission.supervisor.places import Places
+from intermission.supervisor.process import wire
+from intermission.supervisor.process.child import LOG_NAME
+from intermission.supervisor.process.launcher import Child, Exit, Launcher
+from intermission.supervisor.process.slot import newest_sequence
+from intermission.supervisor.usage import usage
+
+COMMIT_WITHIN_S: Final = 0.25
+"""The most that a power cut may take: how long a checkpoint may wait for the store."""
+CLEAN_WALL_S: Final = 60.0
+_SAMPLE_S: Final = 1.0
+_LOG_LIMIT_BYTES: Final = 64 << 20
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How an attempt ended. Its tree is dead."""
+
+    exit: Exit
+    report: wire.Completed | wire.Errored | None = None
+    stopped: bool = False
+    """It said that it pauses: whatever came after, it has paused."""
+    forced: bool = False
+    """It did not pause in time and was ended."""
+    limit: Reason | None = None
+    """It was ended for breaking this limit."""
+    checkpoint: Checkpoint | None = None
+    unreadable: str | None = None
+
+
+class Attempt:
+    """See the module."""
+
+    def __init__(self, task: Task, kind: Kind, handler: AnyHandler, places: Places, store: Store) -> None:
+        self.task = task
+        self.handler = handler
+        self.child: Child | None = None
+        self.done = asyncio.Event()
+        self.ended_by: str | None = None
+        """The user who terminated it."""
+        self._kind = kind
+        self._folder = places.folder(task.id)
+        self._sources = places.sources
+        self._store = store
+        self._loop = asyncio.get_running_loop()
+        self._saving = asyncio.Lock()
+        self._row = task.checkpoint
+        self._rate = _Rate()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._flushes: set[asyncio.Task[None]] = set()
+        self._pause_wanted = False
+        self._end_wanted = False
+        self._stopped = False
+        self._forced = False
+        self._limit: Reason | None = None
+        self._final: wire.Completed | wire.Errored | None = None
+
+    # What the supervisor asks.
+
+    def request_pause(self) -> None:
+        """Have it stop at its next checkpoint, or be ended when its grace is over."""
+        if self._pause_wanted:
+            return
+        self._pause_wanted = True
+        if self.child is not None:
+            self.child.send(wire.PauseRequest())
+        self._arm("grace", self.handler.pause_grace_s, self._force)
+
+    def end(self) -> None:
+        """End its tree now."""
+        self._end_wanted = True
+        if self.child is not None:
+            self.child.end()
+
+    async def run(self, launcher: Launcher) -> Ending:
+        """Launch the child and attend to it until its tree is dead."""
+        try:
+            base = await asyncio.to_thread(self._prepare)
+            self.child = await launcher.launch(self.handler.service, str(self._folder))
+            self._begin(self.child, base)
+            async for report in self.child.reports():
+                await self._take(report)
+            return await self._conclude(self.child.exit)
+        except restore.UnreadableError as error:
+            return Ending(exit=Exit(), unreadable=str(error))
+        except OSError as error:  # the folder cannot be made or read: a full or broken disk
+            report = wire.Errored("exception", type(error).__name__, str(error), no_space=error.errno in wire.NO_SPACE)
+            return Ending(exit=Exit(), report=report)
+        finally:
+            for timer in self._timers.values():
+                timer.cancel()
+            self.done.set()
+
+    # Launching.
+
+    def _prepare(self) -> Checkpoint | None:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return restore.newest(self._folder, self._row)
+
+    def _begin(self, child: Child, base: Checkpoint | None) -> None:
+        task, progress = self.task, base.progress if base else None
+        child.send(
+            wire.Begin(
+                task_id=task.id,
+                service=task.service,
+                user=task.user,
+                kind=self._kind,
+                attempt=task.attempt,
+                folder=str(self._folder),
+                sources=str(self._sources),
+                params=task.params,
+                state=base.state if base else None,
+                version=base.version if base else self.handler.version,
+                sequence=base.sequence if base else 0,
+                outputs=dict(base.outputs) if base else {},
+                done=progress.done if progress else None,
+                total=progress.total if progress else None,
+                unit=progress.unit if progress else None,
+            )
+        )
+        if self._pause_wanted:
+            child.send(wire.PauseRequest())
+        if self._end_wanted:
+            child.end()
+        self._arm_limits(base.sequence if base else 0)
+
+    def _arm_limits(self, sequence: int) -> None:
+        wall_s = CLEAN_WALL_S if self._kind is Kind.CLEAN else self.handler.limits.wall_s
+        if wall_s is not None:
+            self._arm("wall", wall_s, lambda: self._break(Reason.LIMIT_WALL))
+        if self.handler.stall_after_s is not None and self._kind is Kind.RUN:
+            self._arm("stall", self.handler.stall_after_s, lambda: self._look_for_stall(sequence))
+        self._arm("sample", _SAMPLE_S, self._sample)
+
+    # Hearing.
+
+    async def _take(self, report: wire.Report) -> None:
+        match report:
+            case wire.Ready():
+                pass
+            case wire.Dirty():
+                if "flush" not in self._timers:
+                    self._arm("flush", COMMIT_WITHIN_S, self._flush)
+            case wire.CommitRequest(sequence):
+                await self._confirm(sequence)
+            case wire.Stopping(sequence):
+                self._stopped = True
+                await self._confirm(sequence)
+                # It has said its last word; `finally` blocks may take as long as the pause itself might have.
+                self._arm("grace", self.handler.pause_grace_s, self.end)
+            case wire.Completed() | wire.Errored():
+                self._final = report
+                self._arm("grace", self.handler.pause_grace_s, self.end)
+            case never:
+                assert_never(never)
+
+    async def _confirm(self, sequence: int) -> None:
+        """Have the store keep the checkpoint, then tell the child so; it waits for as long as the store cannot."""
+        await self._save()
+        if self.child is not None and self._row is not None and self._row.sequence >= sequence:
+            self.child.send(wire.Committed(sequence))
+        else:
+            self._arm("flush", COMMIT_WITHIN_S, self._flush)
+
+    def _flush(self) -> None:
+        self._timers.pop("flush", None)
+        flush = self._loop.create_task(self._flush_now())
+        self._flushes.add(flush)
+        flush.add_done_callback(self._flushes.discard)
+
+    async def _flush_now(self) -> None:
+        await self._save()
+        if self.child is None:
+            return
+        saved = self._row.sequence if self._row is not None else 0
+        self.child.send(wire.Committed(saved))
+        # Once more, after the message has gone: a checkpoint saved before the child saw it would never be announced.
+        if newest_sequence(self._folder) > saved and not self.done.is_set():
+            self._arm("flush", COMMIT_WITHIN_S, self._flush)
+
+    async def _save(self) -> None:
+        """Bring the newest checkpoint from the slots into the store, its outputs first."""
+        async with self._saving:
+            try:
+                checkpoint = await asyncio.to_thread(restore.durable, self._folder, self._row)
+                if checkpoint is None or (self._row is not None and checkpoint.sequence <= self._row.sequence):
+                    return
+                checkpoint = self._rate.measured(checkpoint)
+                if await self._store.save(self.task.id, self.task.attempt, checkpoint):
+                    self._row = checkpoint
+            except (restore.UnreadableError, OSError, StoreError) as error:
+                # The slot keeps it meanwhile; the next flush, or the end of the attempt, tries again.
+                _log.warning("a checkpoint could not be committed", task=self.task.id, error=str(error))
+
+    # Deadlines.
+
+    def _arm(self, name: str, delay_s: float, then: Callable[[], None]) -> None:
+        if (timer := self._timers.pop(name, None)) is not None:
+            timer.cancel()
+        self._timers[name] = self._loop.call_later(delay_s, then)
+
+    def _force(self) -> None:
+        """The grace is over."""
+        self._forced = True
+        _log.warning(
+            "no checkpoint within the grace: call checkpoint() more often",
+            task=self.task.id,
+            service=self.task.service,
+            grace_s=self.handler.pause_grace_s,
+        )
+        self.end()
+
+    def _break(self, limit: Reason) -> None:
+        self._limit = self._limit or limit
+        self.end()
+
+    def _look_for_stall(self, last: int) -> None:
+        now = newest_sequence(self._folder)
+        if now <= last:
+            self._break(Reason.STALLED)
+        elif self.handler.stall_after_s is not None:
+            self._arm("stall", self.handler.stall_after_s, lambda: self._look_for_stall(now))
+
+    def _sample(self) -> None:
+        """What nobody announces has to be looked at: the size of the log, and memory and CPU where they are limited."""
+        with contextlib.suppress(OSError):
+            if os.stat(self._folder / LOG_NAME).st_size > _LOG_LIMIT_BYTES:
+                self._break(Reason.LIMIT_LOG)
+        limits = self.handler.limits
+        if limits.memory_bytes is not None or limits.cpu_s is not None:
+            used = usage(self.child)
+            if used is not None and limits.memory_bytes is not None and used.rss_bytes > limits.memory_bytes:
+                self._break(Reason.LIMIT_MEMORY)
+            if used is not None and limits.cpu_s is not None and used.cpu_s > limits.cpu_s:
+                self._break(Reason.LIMIT_CPU)
+        self._arm("sample", _SAMPLE_S, self._sample)
+
+    # The end.
+
+    async def _conclude(self, end: Exit) -> Ending:
+        for flush in list(self._flushes):
+            await flush
+        ending = Ending(exit=end, report=self._final, stopped=self._stopped, forced=self._forced, limit=self._limit)
+        async with self._saving:
+            try:
+                checkpoint = await asyncio.to_thread(restore.durable, self._folder, self._row)
+            except restore.UnreadableError as error:
+                return replace(ending, unreadable=str(error))
+            except OSError as error:
+                _log.warning("the last checkpoint could not be read", task=self.task.id, error=str(error))
+                return ending
+        return replace(ending, checkpoint=self._rate.measured(checkpoint) if checkpoint is not None else None)
+
+
+class _Rate:
+    """How fast a task goes: measured between the checkpoints that reach the store."""
+
+    def __init__(self) -> None:
+        self._last: tuple[float, float] | None = None
+
+    def measured(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint with ``progress.per_second``, once there is an earlier one to compare with."""
+        progress = checkpoint.progress
+        if progress is None:
+            return checkpoint
+        last, self._last = self._last, (checkpoint.saved_at, progress.done)
+        if last is None or checkpoint.saved_at <= last[0]:
+            return checkpoint
+        per_second = (progress.done - last[1]) / (checkpoint.saved_at - last[0])
+        return replace(checkpoint, progress=replace(progress, per_second=round(per_second, 3)))

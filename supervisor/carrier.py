@@ -1,0 +1,251 @@
+"""Carries attempts: claims what is next, launches it, and settles what follows from each ending.
+
+It is woken, it does not look: by a start, a resume, a freed place, or the earliest time at which something is due.
+"""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from typing import Final
+
+import structlog
+
+from intermission.handlers.base import Retry
+from intermission.handlers.registry import Registry
+from intermission.state.models import Change, ErrorInfo, Kind, Query, Task
+from intermission.state.status import Event, Reason, Status
+from intermission.state.store import StoreError
+from intermission.supervisor import restore, schedule
+from intermission.supervisor.attempt import Attempt, Ending
+from intermission.supervisor.cleaner import Cleaner
+from intermission.supervisor.ledger import Ledger
+from intermission.supervisor.places import Places
+from intermission.supervisor.process.launcher import Child, Exit, Launcher
+from intermission.supervisor.verdict import Moment, verdict
+
+_STORE_RETRY_S: Final = 1.0
+_CLOCK_CHECK_S: Final = 60.0
+"""The longest sleep towards a wall-clock time: a corrected system clock is noticed by then."""
+_log = structlog.get_logger()
+
+
+class Carrier:
+    """See the module."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        launcher: Launcher,
+        registry: Registry,
+        places: Places,
+        cleaner: Cleaner,
+        *,
+        max_running: int,
+    ) -> None:
+        self._ledger = ledger
+        self._store = ledger.store
+        self._launcher = launcher
+        self._registry = registry
+        self._places = places
+        self._cleaner = cleaner
+        self._max_running = max_running
+        self._attempts: dict[str, Attempt] = {}
+        self._carrying: set[asyncio.Task[None]] = set()
+        self._loops: list[asyncio.Task[None]] = []
+        self._wake = asyncio.Event()
+        self._due_changed = asyncio.Event()
+        self._alone: str | None = None
+        self._draining = False
+
+    # What the supervisor asks.
+
+    @property
+    def running(self) -> int:
+        """Attempts under way."""
+        return len(self._attempts)
+
+    def child(self, task_id: str) -> Child | None:
+        """The child of a task, if it has one."""
+        attempt = self._attempts.get(task_id)
+        return attempt.child if attempt else None
+
+    def wake(self) -> None:
+        """Something may be pending."""
+        self._wake.set()
+
+    def pause(self, task_id: str) -> None:
+        """Pass a pause on to the child. An attempt that is not there yet reads the status before it launches."""
+        if (attempt := self._attempts.get(task_id)) is not None:
+            attempt.request_pause()
+
+    def end(self, task_id: str, by: str) -> None:
+        """End the attempt of a task that is terminating; `clean` follows when its tree is dead."""
+        if (attempt := self._attempts.get(task_id)) is not None:
+            attempt.ended_by = by
+            attempt.end()
+
+    def carries(self, task_id: str) -> bool:
+        """Whether an attempt of the task is under way, settling included."""
+        return task_id in self._attempts
+
+    async def open(self) -> None:
+        """Carry on what an earlier generation left, then claim."""
+        await self._recover()
+        self._loops = [asyncio.create_task(self._dispatch()), asyncio.create_task(self._watch_due())]
+        self._wake.set()
+
+    async def drain(self, within_s: float) -> None:
+        """Have every child save its place and exit; end what has not within the time."""
+        self._draining = True
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        for attempt in self._attempts.values():
+            attempt.request_pause()
+        if self._carrying:
+            await asyncio.wait(self._carrying, timeout=within_s)
+        for attempt in self._attempts.values():
+            attempt.end()
+        await asyncio.gather(*self._carrying, return_exceptions=True)
+
+    # Recovery.
+
+    async def _recover(self) -> None:
+        """Every task that may have had a child has none now: it is lost, and goes on from its last checkpoint."""
+        left = await self._store.with_child()
+        await asyncio.gather(*(self._recover_one(task) for task in left))
+        if left:
+            _log.info("carrying on with what was running", tasks=len(left))
+        await self._refuse_without_handler()
+
+    async def _recover_one(self, task: Task) -> None:
+        if task.status is Status.TERMINATING:
+            self._cleaner.finish(task, by=task.user)
+            return
+        try:
+            checkpoint = await asyncio.to_thread(restore.durable, self._places.folder(task.id), task.checkpoint)
+        except (restore.UnreadableError, OSError) as error:
+            # The next attempt meets the same fault, and parks the task with the reason.
+            _log.warning("a checkpoint could not be read", task=task.id, error=str(error))
+            checkpoint = task.checkpoint
+        await self._settle(task.id, Ending(exit=Exit(lost="the server was lost"), checkpoint=checkpoint))
+
+    async def _refuse_without_handler(self) -> None:
+        """Fail the pending tasks of services that are not there, so that their owners learn of it."""
+        before: str | None = None
+        while True:
+            page = await self._store.find(Query(statuses=frozenset({Status.PENDING}), before=before, limit=200))
+            for task in page.items:
+                if task.service not in self._registry.handlers:
+                    message = f"there is no handler for {task.service!r}; add its module and resume the task"
+                    error = ErrorInfo(kind="exception", type=None, message=message, attempt=task.attempt)
+                    change = Change(
+                        task=task, event=Event.REFUSED, at=time.time(), reason=Reason.NO_HANDLER, error=error
+                    )
+                    await self._ledger.advance(change)
+            if page.next is None:
+                return
+            before = page.next
+
+    # Claiming.
+
+    async def _dispatch(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                claimed = await self._claim()
+            except StoreError as error:
+                _log.error("nothing could be claimed", error=str(error))
+                asyncio.get_running_loop().call_later(_STORE_RETRY_S, self._wake.set)
+                continue
+            for task in claimed:
+                self._carry(task)
+
+    async def _claim(self) -> list[Task]:
+        if self._alone is not None:
+            return []
+        now, claimed = time.time(), list[Task]()
+        running = Counter(attempt.task.service for attempt in self._attempts.values())
+        free = self._max_running - len(self._attempts)
+        for room, services in schedule.rooms(free, self._registry.handlers.values(), running):
+            if (limit := min(room, free - len(claimed))) > 0:
+                claimed += await self._store.claim(limit, services, now)
+        if not claimed and not self._attempts:
+            claimed = await self._store.claim(1, list(self._registry.handlers), now, wary=True)
+            self._alone = claimed[0].id if claimed else None
+        return claimed
+
+    async def _watch_due(self) -> None:
+        """Wake what is due: one timer for the earliest, whatever is stored."""
+        while True:
+            self._due_changed.clear()
+            now = time.time()
+            due = None
+            try:
+                if await self._store.wake_due(now):
+                    self._wake.set()
+                due = await self._store.next_due(now)
+            except StoreError as error:
+                _log.error("what is due could not be read", error=str(error))
+                due = now + _STORE_RETRY_S
+            try:
+                async with asyncio.timeout(None if due is None else min(max(due - time.time(), 0), _CLOCK_CHECK_S)):
+                    await self._due_changed.wait()
+            except TimeoutError:
+                self._wake.set()
+
+    # Carrying.
+
+    def _carry(self, task: Task) -> None:
+        handler = self._registry.handlers[task.service]
+        attempt = Attempt(task, Kind.RUN, handler, self._places, self._store)
+        self._attempts[task.id] = attempt
+        carrying = asyncio.create_task(self._run(attempt))
+        self._carrying.add(carrying)
+        carrying.add_done_callback(self._carrying.discard)
+
+    async def _run(self, attempt: Attempt) -> None:
+        task_id = attempt.task.id
+        try:
+            # Whoever paused or terminated it between the claim's commit and now found no attempt to tell.
+            now = await self._store.get(task_id)
+            if isinstance(now, Task) and now.status is Status.RUNNING and not self._draining:
+                ending = await attempt.run(self._launcher)
+            else:
+                ending = Ending(exit=Exit(), stopped=True)
+            await self._settle(task_id, ending, attempt.ended_by)
+        except Exception:  # noqa: BLE001 -- see below
+            # No fault in one attempt may take the others down; the row says running, and the next start carries on.
+            _log.exception("an attempt could not be carried to its end", task=task_id)
+        finally:
+            del self._attempts[task_id]
+            if self._alone == task_id:
+                self._alone = None
+            self._wake.set()
+
+    async def _settle(self, task_id: str, ending: Ending, by: str | None = None) -> None:
+        """Commit what follows from an ending, reading again for as long as somebody else is first."""
+        while not await self._settled(task_id, ending, by):
+            pass
+
+    async def _settled(self, task_id: str, ending: Ending, by: str | None) -> bool:
+        try:
+            task = await self._store.get(task_id)
+            if not isinstance(task, Task):
+                return True
+            moment = Moment(time.time(), self._draining, random.uniform)
+            handler = self._registry.handlers.get(task.service)
+            change = verdict(task, ending, handler.retry if handler else Retry(), moment)
+            if task.status is Status.TERMINATING:
+                self._cleaner.finish(task, by or task.user, ending.exit.killed, change.end)
+                return True
+            settled = await self._ledger.advance(change) is not None
+        except StoreError as error:
+            _log.error("an ending could not be committed; trying again", task=task_id, error=str(error))
+            await asyncio.sleep(_STORE_RETRY_S)
+            return False
+        if settled and change.due_at is not None:
+            self._due_changed.set()
+        return settled

@@ -1,0 +1,137 @@
+"""The end of a terminated task: `clean` in a fresh child, then its files, then its row; a receipt is what remains."""
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from intermission.handlers.registry import AnyHandler, Registry
+from intermission.state.models import AttemptEnd, Change, ErrorInfo, Kind, Receipt, Task, Tombstone
+from intermission.state.status import Event, Reason
+from intermission.supervisor.attempt import Attempt, Ending
+from intermission.supervisor.ledger import Ledger
+from intermission.supervisor.places import Places
+from intermission.supervisor.process import wire
+from intermission.supervisor.process.launcher import Launcher
+from intermission.supervisor.verdict import attempt_end, error_of, was_lost
+
+_TRIES: Final = 3
+_log = structlog.get_logger()
+
+
+class Cleaner:
+    """Takes tasks from terminating to gone. Each step may be repeated after a crash."""
+
+    def __init__(self, ledger: Ledger, launcher: Launcher, registry: Registry, places: Places) -> None:
+        self._ledger = ledger
+        self._launcher = launcher
+        self._registry = registry
+        self._places = places
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._attempts: dict[str, Attempt] = {}
+        self._closing = False
+
+    def finish(self, task: Task, by: str, killed: Iterable[wire.Killed] = (), end: AttemptEnd | None = None) -> None:
+        """Carry a terminating task to its end in the background. Its tree is dead; ``end`` is its last attempt's."""
+        if task.id not in self._under_way and not self._closing:
+            finishing = asyncio.create_task(self._finish(task, by, list(killed), end))
+            self._under_way[task.id] = finishing
+            finishing.add_done_callback(lambda _: self._under_way.pop(task.id, None))
+
+    async def close(self) -> None:
+        """Stop: what is not gone by now stays terminating, and the next start goes on with it."""
+        self._closing = True
+        for attempt in self._attempts.values():
+            attempt.end()
+        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+
+    async def _finish(self, task: Task, by: str, killed: list[wire.Killed], end: AttemptEnd | None) -> None:
+        cleaned: Task | None = task
+        try:
+            if task.attempt > 0:  # one that never ran has nothing to undo
+                cleaned, end = await self._clean(task, killed, end)
+            if cleaned is not None:
+                await self._remove(cleaned, by, killed, end)
+        except Exception:  # noqa: BLE001 -- one task's fault must not take the others along; it is logged whole
+            _log.exception("a terminated task could not be finished; the next start tries again", task=task.id)
+
+    async def _clean(
+        self, task: Task, killed: list[wire.Killed], end: AttemptEnd | None
+    ) -> tuple[Task | None, AttemptEnd | None]:
+        """Run `clean` until it succeeds; the task and its last attempt's end, or None if it is not to be removed."""
+        handler = self._registry.handlers.get(task.service)
+        if handler is None:
+            error = ErrorInfo(kind="exception", type=None, message="its handler is gone", attempt=task.attempt)
+            await self._park(task, error, end)
+            return None, None
+        if not handler.cleans:
+            return task, end
+        tries = _TRIES
+        while tries:
+            launched = await self._ledger.advance(
+                Change(
+                    task=task, event=Event.CLAIMED, at=time.time(), attempt=task.attempt + 1, kind=Kind.CLEAN, end=end
+                )
+            )
+            if launched is None:
+                return None, None
+            task = launched
+            ending = await self._attempt(task, handler)
+            killed += ending.exit.killed
+            if isinstance(ending.report, wire.Completed):
+                return task, attempt_end(ending, Change(task=task, event=Event.CLEANED, at=time.time()), time.time())
+            if self._closing:
+                return None, None
+            lost = ending.report is None and ending.limit is None and was_lost(ending.exit)
+            tries -= not lost
+            failed = Change(task=task, event=Event.ERRORED, at=time.time(), error=error_of(ending, task.attempt))
+            end = attempt_end(ending, failed, failed.at)
+            _log.warning("clean did not succeed", task=task.id, service=task.service, tries_left=tries)
+        await self._park(task, end.error if end else None, end)
+        return None, None
+
+    async def _attempt(self, task: Task, handler: AnyHandler) -> Ending:
+        attempt = Attempt(task, Kind.CLEAN, handler, self._places, self._ledger.store)
+        self._attempts[task.id] = attempt
+        try:
+            return await attempt.run(self._launcher)
+        finally:
+            del self._attempts[task.id]
+
+    async def _park(self, task: Task, error: ErrorInfo | None, end: AttemptEnd | None) -> None:
+        """`clean` failed for good: everything is kept for a person to look at."""
+        await self._ledger.advance(
+            Change(
+                task=task,
+                event=Event.CLEAN_FAILED,
+                at=time.time(),
+                reason=Reason.CLEAN_FAILED,
+                error=error,
+                end=end,
+            )
+        )
+
+    async def _remove(self, task: Task, by: str, killed: list[wire.Killed], end: AttemptEnd | None) -> None:
+        files = await asyncio.to_thread(remove_folder, self._places.folder(task.id))
+        now = time.time()
+        receipt = Receipt(
+            processes=tuple({"pid": k.pid, "name": k.name, "started_at": k.started_at} for k in killed),
+            survivors=0,
+            cleaned=True,
+            files_deleted=files,
+        )
+        tombstone = Tombstone(id=task.id, service=task.service, user=task.user, gone_at=now, by=by, receipt=receipt)
+        await self._ledger.bury(Change(task=task, event=Event.CLEANED, at=now, by=by, end=end), tombstone)
+
+
+def remove_folder(folder: Path) -> int:
+    """Delete a task's folder; how many files were in it. None there is no error: an earlier try got this far."""
+    count = sum(len(files) for _, _, files in os.walk(folder))
+    if folder.exists():
+        shutil.rmtree(folder)
+    return count

@@ -1,0 +1,233 @@
+"""The supervisor: decides, and is the only one that changes a task's status.
+
+Everything goes one way: somebody asks or an attempt ends, the table says whether that is possible, the store commits
+it (guarded, so that losing a race is an answer), and only then it is acted on and told to those who wait.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from intermission.handlers.registry import AnyHandler, Registry
+from intermission.handlers.schema import Fault, Invalid, Unencodable
+from intermission.state.ids import new_id
+from intermission.state.models import Change, NewTask, Task, Tombstone
+from intermission.state.status import Event, Reason, Status, after
+from intermission.state.store import Store, StoreFullError
+from intermission.supervisor.carrier import Carrier
+from intermission.supervisor.cleaner import Cleaner, remove_folder
+from intermission.supervisor.errors import (
+    ConflictError,
+    GoneError,
+    NoSpaceError,
+    UnavailableError,
+    UnknownServiceError,
+    UnknownTaskError,
+)
+from intermission.supervisor.ledger import Ledger
+from intermission.supervisor.places import Places
+from intermission.supervisor.process.launcher import Launcher
+from intermission.supervisor.usage import ChildView, usage
+
+
+class Supervisor:
+    """See the module. What routes may call comes first, the machinery below it."""
+
+    def __init__(self, store: Store, launcher: Launcher, registry: Registry, places: Places, max_running: int) -> None:
+        self.store = store
+        self.registry = registry
+        self.max_running = max_running
+        self._ledger = Ledger(store)
+        self._places = places
+        self._cleaner = Cleaner(self._ledger, launcher, registry, places)
+        self._carrier = Carrier(self._ledger, launcher, registry, places, self._cleaner, max_running=max_running)
+        self._open = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether starts are accepted: neither starting nor draining."""
+        return self._open
+
+    @property
+    def running(self) -> int:
+        """Tasks with a child now."""
+        return self._carrier.running
+
+    def folder(self, task_id: str) -> Path:
+        """Where the task keeps its log and files."""
+        return self._places.folder(task_id)
+
+    def child(self, task_id: str) -> ChildView | None:
+        """What the task's child uses now; None without one."""
+        return usage(self._carrier.child(task_id))
+
+    # Verbs.
+
+    async def start(
+        self,
+        service: str,
+        params: object,
+        user: str,
+        *,
+        priority: int = 0,
+        labels: Mapping[str, str] | None = None,
+    ) -> Task:
+        """Accept a task; it is on disk when this returns.
+
+        ``params`` is parsed JSON, None for none. Raises `UnknownServiceError`, `Invalid`, `UnavailableError` and
+        `NoSpaceError`.
+        """
+        if not self._open:
+            message = "the server is starting or stopping; try again in a moment"
+            raise UnavailableError(message)
+        handler = self._handler(service)
+        text = await self._checked(handler, params)
+        fresh = NewTask(
+            id=new_id(),
+            service=service,
+            user=user,
+            params=text,
+            created_at=time.time(),
+            priority=priority,
+            labels=dict(labels or {}),
+            errors_left=handler.retry.errors,
+        )
+        # Before the insert is awaited, so that the claim that follows joins it in one commit.
+        self._carrier.wake()
+        try:
+            return await self.store.add(fresh)
+        except StoreFullError as error:
+            raise NoSpaceError(str(error)) from error
+
+    async def get(self, task_id: str, user: str | None) -> Task:
+        """The task. Raises `UnknownTaskError` and `GoneError`."""
+        found = await self.store.get(task_id, user)
+        match found:
+            case Task():
+                return found
+            case Tombstone():
+                raise GoneError(found)
+            case None:
+                raise UnknownTaskError(task_id)
+
+    async def pause(self, task_id: str, user: str | None, by: str) -> Task:
+        """Ask a task to stop: paused at once if it has no child, else pausing. Raises as `get`, and `ConflictError`."""
+        _, task = await self._ask(task_id, user, by, Event.PAUSE, reason=Reason.REQUESTED)
+        if task.status is Status.PAUSING:
+            self._carrier.pause(task_id)
+        return task
+
+    async def resume(self, task_id: str, user: str | None, by: str) -> Task:
+        """Let a paused, failed or retrying task go on. Raises as `pause`, and `UnknownServiceError`."""
+        self._carrier.wake()
+        _, task = await self._ask(task_id, user, by, Event.RESUME)
+        return task
+
+    async def terminate(self, task_id: str, user: str | None, by: str) -> Task:
+        """Have a task's tree killed, its effects undone and its state deleted; `wait` tells when it is gone."""
+        before, task = await self._ask(task_id, user, by, Event.TERMINATE)
+        if before in {Status.RUNNING, Status.PAUSING}:
+            self._carrier.end(
+                task_id, by
+            )  # its attempt cannot settle as anything else now, and hands it to the cleaner
+        elif not self._carrier.carries(task_id):
+            self._cleaner.finish(task, by)
+        return task
+
+    async def delete(self, task_id: str, user: str | None, by: str) -> Tombstone:
+        """Delete a completed task: its record, files and log. Raises as `pause`."""
+        task = await self.get(task_id, user)
+        if after(task.status, Event.DELETE) is None:
+            raise ConflictError(task, Event.DELETE)
+        now = time.time()
+        tombstone = Tombstone(id=task.id, service=task.service, user=task.user, gone_at=now, by=by, receipt=None)
+        await asyncio.to_thread(remove_folder, self.folder(task.id))
+        if not await self._ledger.bury(Change(task=task, event=Event.DELETE, at=now, by=by), tombstone):
+            raise GoneError(tombstone)
+        return tombstone
+
+    async def wait(self, task_id: str, until: Callable[[Task], bool], timeout_s: float) -> Task | Tombstone:
+        """Wait until the task is so, or gone, or time is over; as it then is. Raises `UnknownTaskError`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while True:
+            change = self._ledger.watchers.next_change(task_id)
+            try:
+                found = await self.store.get(task_id)
+                if found is None:
+                    raise UnknownTaskError(task_id)
+                if isinstance(found, Tombstone) or until(found) or loop.time() >= deadline:
+                    return found
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(deadline):
+                        await change
+            finally:
+                self._ledger.watchers.forget(task_id, change)
+
+    # From start to stop.
+
+    async def open(self) -> None:
+        """Carry on what an earlier generation left, then accept starts."""
+        await self._carrier.open()
+        self._open = True
+
+    async def drain(self, within_s: float) -> None:
+        """Stop in good order: every child saves its place and exits; what did not within the time is ended."""
+        self._open = False
+        await self._carrier.drain(within_s)
+        await self._cleaner.close()
+
+    # Inside.
+
+    def _handler(self, service: str) -> AnyHandler:
+        handler = self.registry.handlers.get(service)
+        if handler is None:
+            raise UnknownServiceError(service, sorted(self.registry.handlers))
+        return handler
+
+    async def _checked(self, handler: AnyHandler, params: object) -> str:
+        """The params as JSON, with their defaults, as the handler's type and its own checks accept them."""
+        value = handler.params.check({} if params is None else params)
+        if handler.checks:
+            await asyncio.to_thread(_run_checks, handler, value, self._places.sources)
+        try:
+            return handler.params.encode(value).decode()
+        except Unencodable as error:
+            raise Invalid([Fault("", str(error))]) from None
+
+    async def _ask(
+        self, task_id: str, user: str | None, by: str, verb: Event, reason: Reason | None = None
+    ) -> tuple[Status, Task]:
+        """Take the step that a person asks for, reading again for as long as somebody else is first.
+
+        The status from which it was taken, and the task after it.
+        """
+        while True:
+            task = await self.get(task_id, user)
+            target = after(task.status, verb)
+            if target is None or (verb is Event.RESUME and task.reason is Reason.CLEAN_FAILED):
+                raise ConflictError(task, verb)
+            if target is task.status:
+                return task.status, task
+            try:
+                changed = await self._ledger.advance(self._wish(task, verb, by, reason))
+            except StoreFullError as error:
+                raise NoSpaceError(str(error)) from error
+            if changed is not None:
+                return task.status, changed
+
+    def _wish(self, task: Task, verb: Event, by: str, reason: Reason | None) -> Change:
+        change = Change(task=task, event=verb, at=time.time(), by=by, reason=reason)
+        if verb is Event.RESUME:
+            retry = self._handler(task.service).retry
+            if task.status is Status.FAILED:
+                return replace(change, errors_left=retry.errors, error=None, losses=0, lost_sequence=-1)
+        return change
+
+
+def _run_checks(handler: AnyHandler, params: object, sources: Path) -> None:
+    for check in handler.checks:
+        check(params, sources)

@@ -1,0 +1,335 @@
+"""The far side: what runs in a child, from the fork to its exit. Everything it knows arrives in one `Begin`."""
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final, NoReturn, assert_never
+
+from intermission.handlers.base import Fatal, Handler, Output, Paused, Task, output_path
+from intermission.handlers.schema import Invalid, Unencodable, loads
+from intermission.supervisor.process import tree, wire
+from intermission.supervisor.process.slot import SlotWriter
+
+AnyHandler = Handler[Any, Any, Any]
+LOG_NAME: Final = "log"
+FILES_NAME: Final = "files"
+TEMPORARY_NAME: Final = "tmp"
+_MAX_BEGIN_BYTES: Final = 1 << 24
+
+
+def main(handler: AnyHandler, folder: Path, pipe: Connection) -> NoReturn:
+    """Run one attempt and leave. Never returns: what belongs to the fork server must not run twice."""
+    code = 1
+    try:
+        _redirect(folder)
+        begin = wire.decode_request(pipe.recv_bytes(_MAX_BEGIN_BYTES))
+        if not isinstance(begin, wire.Begin):
+            raise TypeError(begin)  # noqa: TRY301 -- the border check of our own protocol
+        report = _attempt(handler, begin, pipe)
+        _flush()
+        if report is not None:
+            pipe.send_bytes(wire.encode(report))
+        code = report.exit_code or 1 if isinstance(report, wire.Errored) else 0
+    except (EOFError, BrokenPipeError):
+        pass  # the supervisor is gone, and so is everybody whom this could be told
+    except BaseException:  # noqa: BLE001 -- the last frame of the process: its log is the only place left to say it
+        traceback.print_exc()
+    finally:
+        _flush()
+        os._exit(code)
+
+
+def _redirect(folder: Path) -> None:
+    """Point the standard streams at the task's log, by descriptor, so that C code and subprocesses print there too."""
+    log = os.open(folder / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    os.close(null)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 -- they live as long as the process
+    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+    temporary = folder / TEMPORARY_NAME
+    temporary.mkdir(exist_ok=True)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+
+
+def _attempt(handler: AnyHandler, begin: wire.Begin, pipe: Connection) -> wire.Report | None:
+    """Run the handler; what to report as its end, or None if it has paused, which is reported already."""
+    try:
+        task = LiveTask(handler, begin, pipe)
+    except (Invalid, LookupError) as error:
+        return wire.Errored("exception", type(error).__name__, str(error)[: wire.MAX_TEXT], refusal="state_unreadable")
+    except OSError as error:
+        return _errored(error)
+    pipe.send_bytes(wire.encode(wire.Ready()))
+    try:
+        if begin.kind == "clean":
+            for clean in handler.cleans:
+                clean(task)
+            return wire.Completed("null")
+        result = handler.run(task)
+        return None if task.stopped else task.complete(result)
+    except BaseException as error:  # noqa: BLE001 -- whatever a handler raises is reported, SystemExit and Paused too
+        if task.stopped:
+            return None  # it said that it stops: what it raises on its way out changes nothing
+        with contextlib.suppress(OSError):
+            task.sync()
+        return _errored(error)
+
+
+def _errored(error: BaseException) -> wire.Errored:
+    if not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+    trace = "".join(traceback.format_exception(error))[-wire.MAX_TEXT :]
+    code = None
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    return wire.Errored(
+        kind="exit" if isinstance(error, SystemExit) else "exception",
+        type=type(error).__name__[:200],
+        message=_text(error),
+        traceback=trace,
+        exit_code=code,
+        final=isinstance(error, Fatal | Unencodable),
+        no_space=isinstance(error, OSError) and error.errno in wire.NO_SPACE,
+    )
+
+
+def _text(error: BaseException) -> str:
+    """What the exception says; its class may be the author's, and so may the fault in its ``__str__``."""
+    try:
+        return str(error)[: wire.MAX_TEXT]
+    except Exception:  # noqa: BLE001
+        return f"<{type(error).__name__} whose text cannot be had>"
+
+
+class LiveTask(Task[Any, Any]):
+    """The task as its handler sees it: state in memory, slots and outputs on disk, the supervisor at the pipe."""
+
+    def __init__(self, handler: AnyHandler, begin: wire.Begin, pipe: Connection) -> None:
+        folder = Path(begin.folder)
+        self.id = begin.task_id
+        self.user = begin.user
+        self.attempt = begin.attempt
+        self.resumed = begin.state is not None
+        self.sources = Path(begin.sources)
+        self.params = handler.params.decode(begin.params)
+        self.state = handler.state.type() if begin.state is None else handler.restore(loads(begin.state), begin.version)
+        self.log = _logger(handler.service)
+        self.stopped = False
+        self._pipe = pipe
+        self._poll = _poller(pipe)
+        self._encode: Callable[[Any], bytes] = handler.state.encode
+        self._encode_result: Callable[[Any], bytes] = handler.result.encode
+        self._main = threading.get_ident()
+        self._files = folder / FILES_NAME
+        self._files.mkdir(exist_ok=True)
+        self._lengths = dict(begin.outputs)
+        self._open: dict[str, Output] = {}
+        self._progress = (begin.done, begin.total, begin.unit)
+        self._dirty = False
+        self._pausing = False
+        self._committed = begin.sequence
+        self._confirms = begin.kind == "run"
+        if begin.kind == "run":
+            self._cut_outputs()
+        self._slot = SlotWriter(folder, attempt=begin.attempt, version=handler.version, base=begin.sequence)
+
+    # What the handler calls.
+
+    def checkpoint(self, *, done: float | None = None, total: float | None = None, unit: str | None = None) -> None:
+        """See `Task.checkpoint`."""
+        self._save(done, total, unit)
+        if not self._dirty:
+            self._dirty = True
+            self._pipe.send_bytes(_DIRTY)
+        # After the slot is written, never before: the supervisor looks at the slots once more after each `Committed`,
+        # so either it sees this checkpoint or we see its message here.
+        if self._poll(0):
+            self._hear()
+            if self._pausing:
+                self._stop()
+
+    def commit(self, *, done: float | None = None, total: float | None = None, unit: str | None = None) -> None:
+        """See `Task.commit`."""
+        self._save(done, total, unit)
+        self.sync()
+        if self._confirms:  # the store keeps nothing that `clean` saves: the row is about to go
+            self._confirm(wire.CommitRequest(self._slot.sequence))
+        if self._pausing:
+            self._stop()
+
+    def output(self, name: str) -> Output:
+        """See `Task.output`."""
+        if self.stopped:
+            raise Paused
+        if name not in self._open or self._open[name].closed:
+            self._open[name] = Output(output_path(self._files, name))
+        return self._open[name]
+
+    def sleep(self, seconds: float) -> None:
+        """See `Task.sleep`."""
+        if self.stopped:
+            raise Paused
+        deadline = _now() + seconds
+        while not self._pausing:
+            left = deadline - _now()
+            if left <= 0:
+                return
+            if self._poll(min(left * 1000 + 1, 86_400_000)):
+                self._hear()
+        self._save(None, None, None)
+        self._stop()
+
+    # What the runtime calls.
+
+    def sync(self) -> None:
+        """Make every output durable, whole as it is now."""
+        for name, out in self._open.items():
+            if out.closed:
+                fd = os.open(self._files / name, os.O_RDONLY | os.O_CLOEXEC)
+                os.fdatasync(fd)
+                os.close(fd)
+            else:
+                out.flush()
+                os.fdatasync(out.fileno())
+        _sync_folder(self._files)
+
+    def complete(self, result: object) -> wire.Completed:
+        """The handler's result, once the last state and the outputs are durable. Raises `Unencodable`."""
+        try:
+            text = self._encode_result(result)
+        except Unencodable as error:
+            message = f"the handler returned {type(result).__name__}, which is not the result that it declares: {error}"
+            raise Unencodable(message) from None
+        if len(text) > wire.MAX_RESULT_BYTES:
+            message = (
+                f"the result has {len(text)} bytes; at most {wire.MAX_RESULT_BYTES} are kept: write it to an output"
+            )
+            raise Unencodable(message)
+        self._save(None, None, None)
+        self.sync()
+        return wire.Completed(text.decode())
+
+    # Inside.
+
+    def _save(self, done: float | None, total: float | None, unit: str | None) -> None:
+        if self.stopped:
+            raise Paused
+        if threading.get_ident() != self._main:
+            message = (
+                "checkpoint() was called off the main thread: only the thread that runs the handler may save its place"
+            )
+            raise RuntimeError(message)
+        state = self._encode(self.state)
+        if len(state) > wire.MAX_STATE_BYTES:
+            most = wire.MAX_STATE_BYTES
+            message = f"the state has {len(state)} bytes; at most {most} can be saved: keep bulk data in outputs"
+            raise ValueError(message)
+        lengths = self._lengths
+        for name, out in self._open.items():
+            lengths[name] = out.length()
+        if done is not None:
+            known = self._progress
+            self._progress = (done, known[1] if total is None else total, known[2] if unit is None else unit)
+        self._slot.write(state, lengths, *self._progress)
+
+    def _hear(self) -> None:
+        """Take one message from the supervisor; raises EOFError if there is no supervisor any more."""
+        message = wire.decode_request(self._pipe.recv_bytes(_MAX_BEGIN_BYTES))
+        match message:
+            case wire.PauseRequest():
+                self._pausing = True
+            case wire.Committed(sequence):
+                self._committed = max(self._committed, sequence)
+                self._dirty = False
+                if sequence < self._slot.sequence:
+                    self._dirty = True
+                    self._pipe.send_bytes(_DIRTY)
+            case wire.Begin():
+                raise TypeError(message)
+            case never:
+                assert_never(never)
+
+    def _confirm(self, request: wire.CommitRequest | wire.Stopping) -> None:
+        """Ask the supervisor to commit the newest checkpoint, and wait until it is."""
+        self._pipe.send_bytes(wire.encode(request))
+        while self._committed < request.sequence:
+            self._hear()
+
+    def _stop(self) -> NoReturn:
+        self.sync()
+        self._confirm(wire.Stopping(self._slot.sequence))
+        self.stopped = True
+        raise Paused
+
+    def _cut_outputs(self) -> None:
+        """Cut every output back to its length at the checkpoint; one that the checkpoint does not know is removed."""
+        for path in self._files.iterdir():
+            length = self._lengths.get(path.name)
+            if length is None:
+                path.unlink()
+            elif path.stat().st_size > length:
+                os.truncate(path, length)
+
+
+_DIRTY: Final = wire.encode(wire.Dirty())
+
+
+def _now() -> float:
+    """A clock that goes on while the machine sleeps, as people expect of a wait."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _poller(pipe: Connection) -> Callable[[float], list[tuple[int, int]]]:
+    """A registered `select.poll`: 0.25 µs a look, where ``Connection.poll(0)`` costs 2.3."""
+    poll = select.poll()
+    poll.register(pipe.fileno(), select.POLLIN)
+    return poll.poll
+
+
+def _logger(service: str) -> logging.Logger:
+    logger = logging.getLogger(service)
+    output = logging.StreamHandler(sys.stderr)
+    output.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.handlers = [output]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    return logger
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def detach_from_fork_server(parent: int, name: str) -> None:
+    """What a fresh fork does first: die with its parent, own a session, and have the signals of a new program."""
+    tree.die_with_parent(parent)
+    tree.become_subreaper()
+    os.setsid()
+    tree.set_name(name)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)

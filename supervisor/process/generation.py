@@ -1,0 +1,152 @@
+"""One generation of processes at a time on a data folder.
+
+The supervisor holds an ``flock`` and its fork server inherits it, so the lock is free only when both are gone: a start
+right after ``kill -9`` waits until the old trees are dead. Children do not inherit it. What still runs of an earlier
+generation (its fork server was frozen, or killed together with the supervisor) is found by a cookie in its environment.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import select
+import signal
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from intermission.supervisor.process import tree
+from intermission.supervisor.process.slot import boot_id
+
+COOKIE: Final = "_INTERMISSION_COOKIE"
+"""Not one of the settings, whose names begin with INTERMISSION_: a server may be started from within a task."""
+_PATIENCE_S: Final = 5.0
+
+
+class OccupiedError(Exception):
+    """Another server uses the data folder; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    pid: int
+    ticks: int
+    boot: str
+
+    def lives(self) -> bool:
+        return self.boot == boot_id() and tree.is_same(self.pid, self.ticks)
+
+
+class Generation:
+    """The claim on a data folder, from its taking until this process ends."""
+
+    def __init__(self, data_dir: Path) -> None:
+        """Take the folder when an earlier generation has ended. Raises `OccupiedError` if one lives, or OSError."""
+        data_dir.mkdir(parents=True, exist_ok=True)
+        self._record = data_dir / "generation.json"
+        self.fd = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._supervisor = _identity(os.getpid())
+        try:
+            self._take(data_dir)
+        except BaseException:
+            os.close(self.fd)
+            raise
+        self.cookie = _cookie(data_dir)
+        self._sweep()
+        self._write(None)
+
+    def environment(self) -> dict[str, str]:
+        """The environment for the fork server: ours without our settings, which hold secrets, and with the cookie."""
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("INTERMISSION_")}
+        return {**ours, COOKIE: self.cookie}
+
+    def record_fork_server(self, process: tree.Process) -> None:
+        """Remember who holds the lock beside us."""
+        self._write(_Identity(process.pid, process.ticks, boot_id()))
+
+    def release(self) -> None:
+        """Let go, at the end of an orderly stop."""
+        os.close(self.fd)
+
+    def _take(self, data_dir: Path) -> None:
+        if self._try():
+            return
+        supervisor, fork_server = self._read()
+        if supervisor is not None and supervisor.lives():
+            message = (
+                f"another server (pid {supervisor.pid}) is running on {data_dir}; stop it or choose another folder"
+            )
+            raise OccupiedError(message)
+        if fork_server is not None and fork_server.lives():
+            _await_end(fork_server, _PATIENCE_S)
+        deadline = time.monotonic() + _PATIENCE_S
+        while not self._try():  # only between the death of its holder and the closing of its files: milliseconds
+            if time.monotonic() > deadline:
+                message = f"{data_dir} is locked by another program; stop it or choose another folder"
+                raise OccupiedError(message)
+            time.sleep(0.005)
+
+    def _try(self) -> bool:
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _sweep(self) -> None:
+        """End whatever an earlier generation left, until nothing with its cookie runs."""
+        entry = f"{COOKIE}={self.cookie}".encode()
+        ours = {os.getpid(), os.getppid()}
+        while left := [p for p in tree.with_environment(entry) if p.pid not in ours and p.state not in "ZX"]:
+            tree.signal_all((p.pid for p in left), signal.SIGKILL)
+            for process in left:
+                _await_end(_Identity(process.pid, process.ticks, boot_id()), 1.0)
+
+    def _read(self) -> tuple[_Identity | None, _Identity | None]:
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            record = json.loads(self._record.read_text(encoding="utf-8"))
+            fork_server = record["fork_server"]
+            return _Identity(**record["supervisor"]), _Identity(**fork_server) if fork_server else None
+        return None, None
+
+    def _write(self, fork_server: _Identity | None) -> None:
+        record = {"supervisor": asdict(self._supervisor), "fork_server": asdict(fork_server) if fork_server else None}
+        fresh = self._record.with_suffix(".new")
+        fresh.write_text(json.dumps(record), encoding="utf-8")
+        fresh.replace(self._record)
+
+
+def _identity(pid: int) -> _Identity:
+    process = tree.look(pid)
+    return _Identity(pid, process.ticks if process else 0, boot_id())
+
+
+def _cookie(data_dir: Path) -> str:
+    path = data_dir / "cookie"
+    with contextlib.suppress(FileNotFoundError):
+        if kept := path.read_text(encoding="ascii").strip():
+            return kept
+    fresh = secrets.token_hex(16)
+    path.write_text(fresh, encoding="ascii")
+    return fresh
+
+
+def _await_end(identity: _Identity, patience_s: float) -> None:
+    """Wait until the process has ended; kill it when patience runs out."""
+    try:
+        pidfd = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if not identity.lives():
+            return
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(patience_s * 1000):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            poll.poll(patience_s * 1000)
+    finally:
+        os.close(pidfd)

@@ -1,0 +1,147 @@
+"""Turns an attempt into a child and ends it: the contract, and our end of a child's pipe.
+
+The core knows only what is here; that there is a fork server is `intermission.supervisor.process.local`'s business.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, cast
+
+import msgspec
+
+from intermission.supervisor.process import wire
+
+_FLOOD_MESSAGES_PER_S: Final = 10_000
+_FLOOD_BYTES_PER_S: Final = 16 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """How a child ended. It and everything descended from it is dead when this exists."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    cpu_s: float | None = None
+    peak_memory_bytes: int | None = None
+    killed: tuple[wire.Killed, ...] = ()
+    lost: str | None = None
+    """Why nobody can say how it ended (the fork server died, or could not fork)."""
+    fault: str | None = None
+    """What it did wrong on its pipe; it was ended for that."""
+
+
+class LaunchError(Exception):
+    """Children cannot be launched; the message says why."""
+
+
+class Launcher(Protocol):
+    """Where children come from."""
+
+    async def open(self) -> wire.Hello:
+        """Be ready to launch; what became of the handler modules. Raises `LaunchError`."""
+
+    async def launch(self, service: str, folder: str) -> "Child":
+        """A new child for a service, its log and files in ``folder``. Waits while the launcher recovers."""
+
+    async def close(self) -> None:
+        """End every child and leave no process. Safe to call twice."""
+
+
+class Child(asyncio.Protocol):
+    """The supervisor's end of one child: its reports, what it is told, and its end."""
+
+    def __init__(self, number: int, end: Callable[[], None]) -> None:
+        self.number = number
+        self.pid: int | None = None
+        self.ticks: int | None = None
+        self.started_at: float | None = None
+        self._ask_end = end
+        self._frames = wire.Frames(wire.MAX_REPORT_BYTES)
+        self._reports: asyncio.Queue[wire.Report | None] = asyncio.Queue()
+        self._transport: asyncio.Transport | None = None
+        self._drained = False
+        self._exit: Exit | None = None
+        self._fault: str | None = None
+        self._window = (0.0, 0, 0)
+
+    def send(self, request: wire.Request) -> None:
+        """Tell the child something; nothing happens if it is gone."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(wire.frame(wire.encode(request)))
+
+    def end(self) -> None:
+        """Have its whole tree ended. Returns at once; `exit` is set, and `reports` over, when it is so."""
+        self._ask_end()
+
+    async def reports(self) -> AsyncIterator[wire.Report]:
+        """Each report in order, ending when the tree is dead and the pipe is drained."""
+        while (report := await self._reports.get()) is not None:
+            yield report
+
+    @property
+    def exit(self) -> Exit:
+        """How it ended; only to be asked when `reports` is over."""
+        if self._exit is None:
+            message = "the child has not ended"
+            raise RuntimeError(message)
+        return self._exit
+
+    # What the launcher tells.
+
+    def launched(self, news: wire.Launched) -> None:
+        """The process exists."""
+        self.pid, self.ticks, self.started_at = news.pid, news.ticks, news.started_at
+
+    def over(self, end: Exit) -> None:
+        """Its tree is dead; the reports end when the pipe is drained too."""
+        if self._exit is None:
+            self._exit = end if self._fault is None else replace(end, fault=self._fault)
+            self._finish()
+
+    # What asyncio tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The pipe is ours to read."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Cut and check what came; a child that breaks the rules is ended for it."""
+        if self._fault is not None:
+            return
+        try:
+            count = 0
+            for payload in self._frames.feed(data):
+                count += 1
+                self._reports.put_nowait(wire.decode_report(payload))
+            self._refuse_flood(count, len(data))
+        except (wire.FrameError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._fault = f"the child broke the protocol of its pipe: {error}"
+            if self._transport is not None:
+                self._transport.pause_reading()
+            self.end()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
+        """Nobody holds the far end any more."""
+        self._drained = True
+        self._finish()
+
+    def _refuse_flood(self, messages: int, size: int) -> None:
+        started, count, total = self._window
+        now = time.monotonic()
+        if now - started > 1:
+            started, count, total = now, 0, 0
+        count, total = count + messages, total + size
+        self._window = (started, count, total)
+        if count > _FLOOD_MESSAGES_PER_S or total > _FLOOD_BYTES_PER_S:
+            message = f"more than {_FLOOD_MESSAGES_PER_S} messages or {_FLOOD_BYTES_PER_S} bytes in a second"
+            raise wire.FrameError(message)
+
+    def _finish(self) -> None:
+        if self._exit is None:
+            return
+        if self._drained:
+            self._reports.put_nowait(None)
+        elif self._fault is not None and self._transport is not None:
+            self._transport.abort()

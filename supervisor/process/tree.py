@@ -1,0 +1,156 @@
+"""Processes as Linux knows them: who descends from whom, who is who, and ending a tree so that nothing is left.
+
+A process is identified by its pid *and* start time: a bare pid may already be somebody else's.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process that was alive when it was looked at. ``ticks``: its start, in clock ticks since boot."""
+
+    pid: int
+    ticks: int
+    name: str
+    ppid: int
+    state: str
+    session: int
+
+    @property
+    def started_at(self) -> float:
+        """Unix time of its start, by the wall clock as it stands now."""
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + self.ticks / _TICKS_PER_S
+
+
+def become_subreaper() -> None:
+    """Adopt every orphan below this process, where init would else take it out of sight."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent: int) -> None:
+    """SIGKILL this process when the thread that forked it ends; at once if ``parent`` is gone already."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def set_name(name: str) -> None:
+    """What ``ps`` shows for this process; 15 bytes of it."""
+    _libc.prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]), 0, 0, 0)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl({option}): {os.strerror(code)}")
+
+
+def look(pid: int) -> Process | None:
+    """The process of this pid now, or None."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name stands in parentheses and may hold anything, parentheses too: cut at the last one.
+    name, _, rest = stat.partition(b"(")[2].rpartition(b")")
+    fields = rest.split()
+    return Process(
+        pid=pid,
+        ticks=int(fields[19]),
+        name=name.decode(errors="replace"),
+        ppid=int(fields[1]),
+        state=fields[0].decode(),
+        session=int(fields[3]),
+    )
+
+
+def is_same(pid: int, ticks: int) -> bool:
+    """Whether this very process still runs (a zombie does not)."""
+    process = look(pid)
+    return process is not None and process.ticks == ticks and process.state not in "ZX"
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process, those that it adopted too; zombies as well. Empty if it is gone."""
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_bytes().split())
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Everything below a process, parents before their children."""
+    found = children(pid)
+    for one in found:  # grows while it is walked
+        found += children(one)
+    return found
+
+
+def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
+    """Send a signal to each that is still there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def stop(root: int, rounds: int = 20) -> dict[int, Process]:
+    """SIGSTOP a root and everything below it; what was found.
+
+    Walks again until a walk finds nothing new, since a program may fork while it is walked; gives up after ``rounds``
+    because the caller must not wait: what is left is adopted, and found, once the root is dead.
+    """
+    found: dict[int, Process] = {}
+    fresh = [root]
+    while fresh and rounds:
+        for pid in fresh:
+            if (process := look(pid)) is not None:
+                found[pid] = process
+        signal_all(fresh, signal.SIGSTOP)
+        fresh = [pid for pid in descendants(root) if pid not in found]
+        rounds -= 1
+    return found
+
+
+def end_children(keep: Iterable[int] = ()) -> int:
+    """SIGKILL and reap every child of this process but ``keep``, and what is adopted by that, until none is left.
+
+    Blocks until they are dead: for a process that has nothing else to do, or a thread. How many there were.
+    """
+    kept = set(keep)
+    count = 0
+    while fresh := [pid for pid in children(os.getpid()) if pid not in kept]:
+        signal_all(fresh, signal.SIGKILL)
+        for pid in fresh:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+                count += 1
+    return count
+
+
+def with_environment(entry: bytes) -> list[Process]:
+    """Every process, but this one, that was started with this ``NAME=value`` in its environment."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if entry in Path(f"/proc/{name}/environ").read_bytes().split(b"\0") and (process := look(int(name))):
+                found.append(process)
+    return found

@@ -1,0 +1,82 @@
+"""Where a task goes on: the newest checkpoint that is whole, from the slots of this boot or the store's row."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from intermission.state.models import Checkpoint, Progress
+from intermission.supervisor.process.child import FILES_NAME
+from intermission.supervisor.process.slot import Slot, read_slots
+
+
+class UnreadableError(Exception):
+    """There are checkpoints, but the outputs on disk are shorter than each of them says."""
+
+
+def newest(folder: Path, row: Checkpoint | None) -> Checkpoint | None:
+    """The newest checkpoint whose outputs are all there; None for a task that never saved one.
+
+    Raises `UnreadableError` where none fits: starting from zero would throw away work in silence.
+    """
+    known = [_checkpoint(slot) for slot in read_slots(folder)]
+    if row is not None:
+        known.append(row)
+    if not known:
+        return None
+    lengths = _lengths(folder / FILES_NAME)
+    for checkpoint in sorted(known, key=lambda one: one.sequence, reverse=True):
+        if all(lengths.get(name, 0) >= length for name, length in checkpoint.outputs.items()):
+            return checkpoint
+    short = [name for name, length in known[-1].outputs.items() if lengths.get(name, 0) < length]
+    message = f"outputs are shorter than the last checkpoint says, or missing: {', '.join(sorted(short))}"
+    raise UnreadableError(message)
+
+
+def durable(folder: Path, row: Checkpoint | None) -> Checkpoint | None:
+    """As `newest`, once its outputs would survive a power cut: only then may the store be told of it."""
+    checkpoint = newest(folder, row)
+    if checkpoint is not None and (row is None or checkpoint.sequence > row.sequence):
+        sync(folder, checkpoint.outputs)
+    return checkpoint
+
+
+def sync(folder: Path, outputs: Mapping[str, int]) -> None:
+    """Make these outputs, and the names that lead to them, survive a power cut."""
+    files = folder / FILES_NAME
+    for name in outputs:
+        _fsync(files / name, os.O_RDONLY)
+    if outputs:
+        for directory in (files, folder, folder.parent):
+            _fsync(directory, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _fsync(path: Path, flags: int) -> None:
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        if flags & os.O_DIRECTORY:
+            os.fsync(fd)
+        else:
+            os.fdatasync(fd)
+    finally:
+        os.close(fd)
+
+
+def _lengths(files: Path) -> dict[str, int]:
+    try:
+        with os.scandir(files) as entries:
+            return {entry.name: entry.stat(follow_symlinks=False).st_size for entry in entries}
+    except FileNotFoundError:
+        return {}
+
+
+def _checkpoint(slot: Slot) -> Checkpoint:
+    progress = None if slot.done is None else Progress(done=slot.done, total=slot.total, unit=slot.unit)
+    return Checkpoint(
+        sequence=slot.sequence,
+        attempt=slot.attempt,
+        version=slot.version,
+        state=slot.state.decode(),
+        outputs=slot.outputs,
+        progress=progress,
+        saved_at=slot.saved_at,
+    )

@@ -1,0 +1,23 @@
+"""When to try again. Pure: what is random is handed in."""
+
+from collections.abc import Callable
+from typing import Final
+
+from intermission.handlers.base import Retry
+
+ALONE_AFTER: Final = 2
+"""Losses at one checkpoint after which a task is launched with nothing beside it: it may be what kills the others."""
+GIVE_UP_AFTER: Final = 5
+"""Losses at one checkpoint after which a task fails, resumable."""
+_LOSS_BASE_S: Final = 1.0
+_LOSS_CAP_S: Final = 60.0
+
+
+def backoff_s(retry: Retry, errors_before: int, uniform: Callable[[float, float], float]) -> float:
+    """Seconds to wait after an error: exponential with full jitter, so that what failed together returns spread out."""
+    return uniform(0, min(retry.cap_s, retry.base_s * 2.0 ** min(errors_before, 60)))
+
+
+def loss_wait_s(losses: int) -> float:
+    """Seconds to wait after so many losses at one checkpoint: an interruption is free, a pattern of them is not."""
+    return 0.0 if losses < ALONE_AFTER else min(_LOSS_CAP_S, _LOSS_BASE_S * 2.0 ** (losses - ALONE_AFTER))
