@@ -1,0 +1,219 @@
+"""A real server in a process of its own, and a client for it: what every test of the whole way through stands on."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+
+HERE = Path(__file__).parent
+Json = dict[str, Any]
+
+
+@dataclass
+class Answer:
+    """An HTTP answer, read whole."""
+
+    status: int
+    headers: Any
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+@dataclass
+class Server:
+    """A running server on a data folder; may be killed and started again on the same one."""
+
+    data: Path
+    settings: dict[str, str] = field(default_factory=dict)
+    process: asyncio.subprocess.Process | None = None
+    url: str = ""
+    log: list[str] = field(default_factory=list)
+    session: aiohttp.ClientSession | None = None
+    _reader: asyncio.Task[None] | None = None
+
+    async def start(self) -> "Server":
+        """Start it and wait until it listens."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("INTERMISSION_")}
+        environment |= {
+            "INTERMISSION_PORT": "0",
+            "INTERMISSION_DATA_DIR": str(self.data),
+            "INTERMISSION_HANDLERS": "toys",
+            "INTERMISSION_LOG_FORMAT": "json",
+            **self.settings,
+        }
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "intermission.supervisor.cli",
+            "serve",
+            cwd=HERE,
+            env=environment,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._reader = asyncio.create_task(self._read(self.process, listening))
+        async with asyncio.timeout(20):
+            self.url = await listening
+        if self.session is None:
+            self.session = aiohttp.ClientSession()
+        return self
+
+    async def _read(self, process: asyncio.subprocess.Process, listening: "asyncio.Future[str]") -> None:
+        assert process.stderr is not None
+        async for raw in process.stderr:
+            line = raw.decode(errors="replace").rstrip()
+            self.log.append(line)
+            with contextlib.suppress(ValueError):
+                record = json.loads(line)
+                if record.get("event") == "listening" and not listening.done():
+                    listening.set_result(record["address"])
+        if not listening.done():
+            listening.set_exception(RuntimeError("the server did not start:\n" + "\n".join(self.log[-30:])))
+
+    async def kill(self) -> None:
+        """``kill -9``."""
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
+
+    async def stop(self, within_s: float = 20) -> int:
+        """SIGTERM, and its exit code."""
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+        async with asyncio.timeout(within_s):
+            return await self.process.wait()
+
+    async def close(self) -> None:
+        """Leave nothing behind."""
+        if self.process is not None and self.process.returncode is None:
+            await self.kill()
+        if self._reader is not None:
+            await asyncio.wait_for(self._reader, 20)
+        if self.session is not None:
+            await self.session.close()
+
+    # Requests.
+
+    async def ask(self, method: str, path: str, **options: Any) -> Answer:
+        """Any request."""
+        assert self.session is not None
+        async with self.session.request(method, self.url + path, **options) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def launch(self, service: str, params: Json | None = None) -> str:
+        """Start a task; its id."""
+        answer = await self.ask("POST", f"/{service}/start", json=params or {})
+        assert answer.status == 202, answer.body
+        return str(answer.json["id"])
+
+    async def task(self, task_id: str) -> Json:
+        """The task now; of a task that is gone, its problem."""
+        answer = await self.ask("GET", f"/tasks/{task_id}")
+        task: Json = answer.json
+        return task
+
+    async def verb(self, task_id: str, verb: str, wait_s: int | None = None) -> Answer:
+        """Pause, resume or terminate."""
+        headers = {} if wait_s is None else {"Prefer": f"wait={wait_s}"}
+        return await self.ask("POST", f"/tasks/{task_id}/{verb}", headers=headers)
+
+    async def until(self, task_id: str, condition: Callable[[Json], Any], within_s: float = 20) -> Json:
+        """The task as soon as it is so."""
+        task: Json = {}
+
+        async def so() -> bool:
+            nonlocal task
+            task = await self.task(task_id)
+            return bool(condition(task))
+
+        await until(so, within_s, lambda: f"{task}\n" + "\n".join(self.log[-20:]))
+        return task
+
+    async def until_status(self, task_id: str, *statuses: str, within_s: float = 20) -> Json:
+        """The task as soon as it has one of these statuses."""
+        return await self.until(task_id, lambda task: task.get("status") in statuses, within_s)
+
+    async def until_progress(self, task_id: str, done: float = 1, within_s: float = 20) -> Json:
+        """The task as soon as it says that it has done so much."""
+        return await self.until(task_id, lambda task: ((task.get("progress") or {}).get("done") or 0) >= done, within_s)
+
+    async def file(self, task_id: str, name: str) -> bytes:
+        """One of its files."""
+        answer = await self.ask("GET", f"/tasks/{task_id}/files/{name}")
+        assert answer.status == 200, answer.body
+        return answer.body
+
+    # Processes.
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's."""
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def fork_server(self) -> psutil.Process:
+        """The fork server."""
+        for child in psutil.Process(self.pid).children():
+            if "intermission.supervisor.process.forkserver" in child.cmdline():
+                return child
+        raise LookupError("no fork server")
+
+    def descendants(self) -> list[psutil.Process]:
+        """Every process below the fork server."""
+        return self.fork_server.children(recursive=True)
+
+    def cookie(self) -> bytes:
+        """What every process of this data folder carries in its environment."""
+        return b"_INTERMISSION_COOKIE=" + (self.data / "cookie").read_bytes()
+
+    def survivors(self) -> list[str]:
+        """Every process anywhere that was started below this server's fork servers."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(OSError, psutil.Error):
+                if self.cookie() in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
+                    if process.status() != psutil.STATUS_ZOMBIE:
+                        found.append(f"{process.pid} {process.name()}")
+        return found
+
+
+async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 20, what: Callable[[], str] = str) -> None:
+    """Wait until the condition holds, looking again every few milliseconds; AssertionError when time is over."""
+    deadline = time.monotonic() + within_s
+    while not await condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not so within {within_s} s: {what()}")
+        await asyncio.sleep(0.004)
+
+
+@contextlib.asynccontextmanager
+async def serving(data: Path, **settings: str) -> AsyncIterator[Server]:
+    """A server for as long as the block lasts."""
+    server = Server(data, settings)
+    try:
+        yield await server.start()
+    finally:
+        await server.close()
+
+
+def send(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """A signal, to whoever is still there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

@@ -1,0 +1,351 @@
+"""Handlers that misbehave on purpose, and a few that are merely easy to watch. The server under test loads them."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from intermission.handlers import Fatal, Limits, Retry, Task, handler
+
+
+@dataclass
+class Nothing:
+    """No params, or no state."""
+
+
+@dataclass
+class Count:
+    """A number."""
+
+    n: int = 0
+
+
+@dataclass
+class Steps:
+    """How many items to do, and where to leave a mark after each."""
+
+    steps: int = 100
+    delay_s: float = 0.01
+    mark: str | None = None
+
+
+@handler("steps")
+def steps(task: Task[Steps, Count]) -> Count:
+    """Write a line for each item, unbuffered by anything but `Output`."""
+    out = task.output("lines.txt")
+    while task.state.n < task.params.steps:
+        task.state.n += 1
+        out.write(f"{task.state.n} {task.state.n**2}\n")
+        task.checkpoint(done=task.state.n, total=task.params.steps)
+        if task.params.delay_s:
+            task.sleep(task.params.delay_s)
+    return Count(task.state.n)
+
+
+@handler("committer")
+def committer(task: Task[Steps, Count]) -> Count:
+    """As ``steps``, each item committed before the next."""
+    out = task.output("lines.txt")
+    while task.state.n < task.params.steps:
+        task.state.n += 1
+        out.write(f"{task.state.n}\n")
+        task.commit(done=task.state.n)
+    return Count(task.state.n)
+
+
+@dataclass
+class Seconds:
+    """How long."""
+
+    seconds: float = 60.0
+
+
+@handler("deaf", pause_grace_s=0.3)
+def deaf(task: Task[Seconds, Count]) -> Count:
+    """Save once, then sleep through every request."""
+    task.output("lines.txt").write("saved\n")
+    task.state.n = 1
+    task.checkpoint()
+    task.output("lines.txt").write("not saved\n")
+    time.sleep(task.params.seconds)
+    return task.state
+
+
+@handler("gil", pause_grace_s=0.3)
+def gil(task: Task[Seconds, Count]) -> Count:
+    """Sleep inside C while holding the GIL."""
+    task.checkpoint()
+    ctypes.PyDLL(None).usleep(int(task.params.seconds * 1e6))
+    return task.state
+
+
+@handler("swallower", pause_grace_s=0.3)
+def swallower(task: Task[Nothing, Count]) -> Count:
+    """Catch `Paused` and go on as if nothing had been said."""
+    while True:
+        try:
+            task.state.n += 1
+            task.checkpoint(done=task.state.n)
+            task.sleep(0.01)
+        except BaseException:  # noqa: BLE001, S110
+            pass
+
+
+@dataclass
+class Fault:
+    """Which fault, and in how many attempts."""
+
+    kind: str = "raise"
+    attempts: int = 1000
+
+
+@handler("faulty", retry=Retry(errors=3, base_s=0.01, cap_s=0.02), pause_grace_s=0.5)
+def faulty(task: Task[Fault, Count]) -> Count:
+    """Commit the fault in the first attempts, then succeed."""
+    task.state.n += 1
+    task.checkpoint()
+    if task.attempt > task.params.attempts:
+        return task.state
+    pipe = task._pipe.fileno()  # type: ignore[attr-defined]
+    match task.params.kind:
+        case "raise":
+            raise ValueError("this cannot be")
+        case "fatal":
+            raise Fatal("line 7: no such country")
+        case "exit":
+            sys.exit(3)
+        case "os_exit":
+            os._exit(0)
+        case "segv":
+            ctypes.string_at(0)
+        case "garbage":
+            os.write(pipe, b"\x00\x00\x00\x08garbage!")
+            time.sleep(60)
+        case "huge":
+            os.write(pipe, b"\x7f\xff\xff\xff")
+            time.sleep(60)
+        case "half":
+            os.write(pipe, b"\x00\x00\x01\x00half")
+        case "half_and_stay":
+            os.write(pipe, b"\x00\x00\x01\x00half")
+            time.sleep(60)
+        case "flood":
+            while True:
+                os.write(pipe, b"\x00\x00\x00\x07\x91\xa5Ready" * 1000)
+        case "state_type":
+            task.state.n = "seven"  # type: ignore[assignment]
+            task.checkpoint()
+        case "state_size":
+            task.state.n = 10**1_100_000 if hasattr(sys, "set_int_max_str_digits") else 0
+            task.checkpoint()
+        case "thread":
+            _checkpoint_in_thread(task)
+        case "weird_error":
+            raise UnprintableError
+    return task.state
+
+
+class UnprintableError(Exception):
+    """An exception that cannot even say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def _checkpoint_in_thread(task: Task[Fault, Count]) -> None:
+    import threading
+
+    caught: list[BaseException] = []
+
+    def save() -> None:
+        try:
+            task.checkpoint()
+        except RuntimeError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=save)
+    thread.start()
+    thread.join()
+    raise caught[0]
+
+
+@dataclass
+class Big:
+    """A state of any size."""
+
+    text: str = ""
+
+
+@handler("big")
+def big(task: Task[Count, Big]) -> Count:
+    """Save a state of n bytes."""
+    task.state.text = "x" * task.params.n
+    task.checkpoint()
+    return task.params
+
+
+@handler("liar", retry=Retry(errors=1))
+def liar(task: Task[Nothing, Count]) -> Count:
+    """Return what is not its result type."""
+    task.checkpoint()
+    return "seven"  # type: ignore[return-value]
+
+
+@dataclass
+class Forest:
+    """Which descendants to leave behind, and where to note their pids."""
+
+    notes: str = ""
+    bomb: bool = False
+    finish: bool = False
+
+
+_PLAIN = "import time; time.sleep(600)"
+_SETSID = "import os, time; os.setsid(); time.sleep(600)"
+_DAEMON = "import os, time\nif os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n  time.sleep(600)\n os._exit(0)"
+_DEAF = "import signal, time; [signal.signal(s, signal.SIG_IGN) for s in (1, 2, 15)]; time.sleep(600)"
+_BOMB = """
+import os, time
+while True:
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(600)
+        os._exit(0)
+    time.sleep(0.0005)
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        pass
+"""
+
+
+@handler("forest", pause_grace_s=5.0)
+def forest(task: Task[Forest, Count]) -> Count:
+    """Grow a tree: a plain child, one in its own session, a double-forked daemon, one that ignores polite signals."""
+    programs = [_BOMB] if task.params.bomb else [_PLAIN, _SETSID, _DAEMON, _DEAF]
+    for program in programs:
+        subprocess.Popen([sys.executable, "-S", "-c", program])
+    task.state.n = len(programs)
+    task.commit(done=task.state.n)
+    while not task.params.finish:
+        task.checkpoint()
+        task.sleep(0.05)
+    return task.state
+
+
+@dataclass
+class Effect:
+    """A file outside the task, which the handler makes and `clean` removes."""
+
+    path: str
+    clean_errors: int = 0
+    hang: bool = False
+
+
+@handler("effect")
+def effect(task: Task[Effect, Count]) -> Count:
+    """Make the file, then wait to be stopped."""
+    Path(task.params.path).write_text("made\n")
+    while True:
+        task.state.n += 1
+        task.checkpoint()
+        task.sleep(0.02)
+
+
+@effect.clean
+def _(task: Task[Effect, Count]) -> None:
+    if task.params.hang:
+        time.sleep(600)
+    log = Path(task.params.path + ".cleans")
+    with log.open("a") as lines:
+        lines.write(f"{task.state.n}\n")
+    if len(log.read_text().splitlines()) <= task.params.clean_errors:
+        raise RuntimeError("the mail server is away")
+    Path(task.params.path).unlink(missing_ok=True)
+
+
+@dataclass
+class Deadly:
+    """A state whose making kills the child, once, where a mark says so: before it is ready."""
+
+    n: int = 0
+    made_by: int = field(default_factory=os.getpid)
+
+    def __post_init__(self) -> None:
+        mark = Path("kill-before-ready")
+        if "forkserver" in " ".join(sys.orig_argv) and os.environ.get("TMPDIR", "").endswith("/tmp") and mark.exists():
+            mark.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@handler("deadly")
+def deadly(task: Task[Nothing, Deadly]) -> Count:
+    """Do nothing, if it gets that far."""
+    return Count(task.attempt)
+
+
+@handler("last_words", pause_grace_s=2.0)
+def last_words(task: Task[Steps, Count]) -> Count:
+    """Die by SIGKILL after having saved, on the way out of a pause."""
+    try:
+        while True:
+            task.state.n += 1
+            task.output("lines.txt").write(f"{task.state.n}\n")
+            task.checkpoint(done=task.state.n)
+            task.sleep(0.005)
+    finally:
+        if task.params.mark:
+            Path(task.params.mark).write_text(str(task.state.n))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@handler("greedy", limits=Limits(wall_s=0.3))
+def greedy(task: Task[Seconds, Count]) -> Count:
+    """Run longer than it may."""
+    task.checkpoint()
+    time.sleep(task.params.seconds)
+    return task.state
+
+
+@handler("stuck", stall_after_s=0.3)
+def stuck(task: Task[Seconds, Count]) -> Count:
+    """Stop making progress."""
+    task.checkpoint()
+    time.sleep(task.params.seconds)
+    return task.state
+
+
+@handler("printer")
+def printer(task: Task[Count, Count]) -> Count:
+    """Print in every way there is."""
+    print("from print")
+    sys.stderr.write("from stderr\n")
+    os.write(1, b"from the descriptor\n")
+    subprocess.run(["echo", "from a subprocess"], check=True)
+    task.log.info("from the log")
+    for n in range(task.params.n):
+        print("x" * 1000, n)
+    return task.params
+
+
+@handler("single", max_running=1)
+def single(task: Task[Steps, Count]) -> Count:
+    """Never beside another of its kind."""
+    task.checkpoint()
+    task.sleep(task.params.delay_s)
+    return Count(task.attempt)
+
+
+@handler("full")
+def full(task: Task[Steps, Count]) -> Count:
+    """Meet a full disk."""
+    task.state.n += 1
+    task.checkpoint()
+    if task.params.mark and not Path(task.params.mark).exists():
+        raise OSError(28, "No space left on device")
+    return task.state
