@@ -6,13 +6,13 @@ import os
 import re
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from logging import Logger
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
-from intermission.handlers.schema import Schema
+from intermission.handlers.schema import Schema, loads
 
 P = TypeVar("P")
 S = TypeVar("S")
@@ -170,12 +170,14 @@ class Handler(Generic[P, S, R]):
 
         return keep
 
-    def restore(self, state: Mapping[str, Any], version: int) -> S:
-        """A saved state, brought to this version. Raises `Invalid`, or LookupError where no upgrade leads here."""
+    def restore(self, state: str, version: int) -> S:
+        """A saved state (JSON), brought to this version. Raises `Invalid`, or LookupError where no upgrade leads here."""
         if version > self.version:
             message = f"the state was saved by version {version} of the handler, and this is version {self.version}"
             raise LookupError(message)
-        raw = dict(state)
+        if version == self.version:
+            return self.state.load(state)
+        raw = dict(loads(state))
         for step in range(version, self.version):
             if step not in self.upgrades:
                 message = f"no upgrade from version {step} of the state: add @{self.service}.upgrade({step})"

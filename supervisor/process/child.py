@@ -1,6 +1,7 @@
 """The far side: what runs in a child, from the fork to its exit. Everything it knows arrives in one `Begin`."""
 
 import contextlib
+import io
 import logging
 import os
 import select
@@ -11,12 +12,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import cached_property
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, NoReturn, assert_never
 
 from intermission.handlers.base import Fatal, Handler, Output, Paused, Task, output_path
-from intermission.handlers.schema import Invalid, Unencodable, loads
+from intermission.handlers.schema import Invalid, Unencodable
 from intermission.supervisor.process import tree, wire
 from intermission.supervisor.process.slot import SlotWriter
 
@@ -58,12 +60,10 @@ def _redirect(folder: Path) -> None:
     os.dup2(log, 2)
     os.close(log)
     os.close(null)
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 -- they live as long as the process
-    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
-    temporary = folder / TEMPORARY_NAME
-    temporary.mkdir(exist_ok=True)
-    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
+    temporary = f"{folder}/{TEMPORARY_NAME}"
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(temporary)
+    os.environ["TMPDIR"] = tempfile.tempdir = temporary
 
 
 def _flush() -> None:
@@ -132,9 +132,9 @@ class LiveTask(Task[Any, Any]):
         self.attempt = begin.attempt
         self.resumed = begin.state is not None
         self.sources = Path(begin.sources)
-        self.params = handler.params.decode(begin.params)
-        self.state = handler.state.type() if begin.state is None else handler.restore(loads(begin.state), begin.version)
-        self.log = _logger(handler.service)
+        self.params = handler.params.load(begin.params)
+        self.state = handler.state.type() if begin.state is None else handler.restore(begin.state, begin.version)
+        self._service = handler.service
         self.stopped = False
         self._pipe = pipe
         self._poll = _poller(pipe)
@@ -155,6 +155,11 @@ class LiveTask(Task[Any, Any]):
         self._slot = SlotWriter(folder, attempt=begin.attempt, version=handler.version, base=begin.sequence)
 
     # What the handler calls.
+
+    @cached_property
+    def log(self) -> logging.Logger:  # type: ignore[override]  # made when asked for: it costs 300 KB of private memory
+        """See `Task.log`."""
+        return _logger(self._service)
 
     def checkpoint(self, *, done: float | None = None, total: float | None = None, unit: str | None = None) -> None:
         """See `Task.checkpoint`."""
@@ -323,6 +328,13 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def prepare_streams() -> None:
+    """Called once in the fork server, so that no child pays for it: text that cannot be printed is escaped, not raised."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def detach_from_fork_server(parent: int, name: str) -> None:

@@ -24,6 +24,7 @@ from typing import Final, NoReturn, assert_never
 
 from intermission.handlers.registry import BUILT_IN, Registry, load
 from intermission.supervisor.process import child, tree, wire
+from intermission.supervisor.process.slot import boot_id
 
 _MOST_KILLED: Final = 1000
 """Processes that a report names; a fork bomb has more, and a packet has an end."""
@@ -103,6 +104,8 @@ class ForkServer:
 
     def _set_up(self, setup: wire.Setup) -> None:
         self._registry = load([*BUILT_IN, *setup.modules])
+        child.prepare_streams()
+        boot_id()  # read once, for every child
         failures = [wire.ImportFailure(f.module, f.error) for f in self._registry.failures[:_MOST_FAILURES]]
         # What the imports made lives for good: out of the collector's sight it stays shared with every child.
         gc.collect()

@@ -18,7 +18,7 @@ from intermission.supervisor.process.wire import MAX_STATE_BYTES
 
 _HEADER: Final = struct.Struct("<8sIIQ")  # magic, checksum of the payload, its length, sequence
 _MAGIC: Final = b"imslot01"
-_MOST: Final = _HEADER.size + MAX_STATE_BYTES + (1 << 20)
+_MOST: Final = MAX_STATE_BYTES + (1 << 20)
 NAMES: Final = ("slot.0", "slot.1")
 
 
@@ -126,12 +126,14 @@ def _sequence(fd: int) -> int:
 
 
 def _read(fd: int) -> Slot | None:
-    data = os.pread(fd, _MOST, 0)
-    if len(data) < _HEADER.size:
+    header = os.pread(fd, _HEADER.size, 0)
+    if len(header) < _HEADER.size:
         return None
-    magic, checksum, length, sequence = _HEADER.unpack_from(data)
-    payload = memoryview(data)[_HEADER.size : _HEADER.size + length]
-    if magic != _MAGIC or len(payload) != length or zlib.crc32(payload) != checksum:
+    magic, checksum, length, sequence = _HEADER.unpack(header)
+    if magic != _MAGIC or length > _MOST:
+        return None
+    payload = os.pread(fd, length, _HEADER.size)
+    if len(payload) != length or zlib.crc32(payload) != checksum:
         return None
     try:
         slot = _decode(payload)
