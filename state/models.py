@@ -8,7 +8,6 @@ from typing import Final
 from intermission.state.status import Event, Reason, Status
 
 
-
 class Kind(StrEnum):
     """What an attempt is launched for."""
 
@@ -195,11 +194,12 @@ class Change:
     checkpoint: Checkpoint | None = None
     """Saved along with it, if newer than the one stored."""
     result: str | Keep = KEEP
-    error: ErrorInfo | None | Keep = KEEP
+    error: ErrorInfo | Keep | None = KEEP
     errors_left: int | Keep = KEEP
     losses: int | Keep = KEEP
     lost_sequence: int | Keep = KEEP
     due_at: float | None = None
+    """Written in each step, so that leaving it out clears it. A step to retrying must give one."""
     end: AttemptEnd | None = None
     """How the attempt ``task.attempt`` ended, if this step is its end."""
 

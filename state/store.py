@@ -99,5 +99,3 @@ class Store(Protocol):
 
         Never the resting ones: counting what is merely stored would grow with it.
         """
-
-

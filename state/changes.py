@@ -1,0 +1,168 @@
+"""What may be asked of the store, as operations: what each writes, and in what order."""
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from intermission.state import rows
+from intermission.state.models import KEEP, Change, Checkpoint, Keep, Kind, NewTask, Task, Tombstone
+from intermission.state.status import Event, Status, after
+from intermission.state.transaction import Operation, Transaction
+
+_FINISHED: Final = frozenset({Status.COMPLETED, Status.FAILED})
+_GUARD: Final = "WHERE id = ? AND status = ? AND attempt = ?"
+_SAVE: Final = f"""
+INSERT INTO checkpoints ({rows.CHECKPOINT_COLUMNS}) SELECT ?, ?, ?, ?, ?, ?, ?, ? WHERE {{guard}}
+ON CONFLICT (task_id) DO UPDATE SET sequence = excluded.sequence, attempt = excluded.attempt,
+  version = excluded.version, saved_at = excluded.saved_at, outputs = excluded.outputs, progress = excluded.progress,
+  state = excluded.state
+WHERE excluded.sequence > checkpoints.sequence
+"""
+_SAVE_ALONG: Final = _SAVE.format(guard="true")
+_SAVE_ALONE: Final = _SAVE.format(
+    guard="EXISTS (SELECT 1 FROM tasks WHERE id = ? AND attempt = ? AND status IN ('running', 'pausing'))"
+)
+_RIPEN: Final = "UPDATE tasks SET due_at = NULL WHERE status = 'pending' AND due_at <= ?"
+_NEXT_OF_SERVICE: Final = """
+SELECT * FROM (SELECT id, priority FROM tasks INDEXED BY {index}
+  WHERE status = 'pending' AND due_at IS NULL AND losses {losses} AND service = ?
+  ORDER BY priority DESC, id LIMIT ?)
+"""
+_CLAIM: Final = """
+UPDATE tasks SET status = 'running', reason = NULL, attempt = attempt + 1, started_at = coalesce(started_at, ?)
+WHERE id IN (SELECT id FROM ({next}) ORDER BY priority DESC, id LIMIT ?) RETURNING id
+"""
+_BY_IDS: Final = f"{rows.TASKS} WHERE t.id IN (SELECT value FROM json_each(?)) ORDER BY t.priority DESC, t.id"
+_WAKE: Final = """
+UPDATE tasks SET status = 'pending', reason = NULL, due_at = NULL WHERE status = 'retrying' AND due_at <= ?
+RETURNING id, user, attempt
+"""
+
+
+def add(new: NewTask) -> Operation[Task]:
+    """See `Store.add`."""
+    row, task = rows.new_task(new), rows.pending(new)
+
+    def operation(transaction: Transaction) -> Task:
+        transaction.add(row)
+        transaction.event((task.id, task.user, task.created_at, None, task.status, None, 0, task.user))
+        return task
+
+    return operation
+
+
+def advance(change: Change) -> Operation[Task | None]:
+    """See `Store.advance`."""
+    target = after(change.task.status, change.event)
+    if target is None or target is Status.GONE:
+        raise ValueError(f"{change.event} does not lead from {change.task.status} to a status that is stored")
+    if target is Status.RETRYING and change.due_at is None:
+        raise ValueError("a retrying task without due_at would never be woken")
+    _check_fence(change)
+    before, columns = change.task, _columns(change, target)
+    names = ", ".join(f"{name} = ?" for name in columns)
+    sql = f"UPDATE tasks SET {names} {_GUARD}"
+    values = (*columns.values(), before.id, before.status, before.attempt)
+
+    def operation(transaction: Transaction) -> Task | None:
+        if not transaction.change(sql, values):
+            return None
+        if change.checkpoint is not None:
+            transaction.change(_SAVE_ALONG, rows.checkpoint_row(before.id, change.checkpoint))
+        task = rows.task(*transaction.fetch(f"{rows.TASKS} WHERE t.id = ?", (before.id,)))
+        if change.end is not None:
+            transaction.ended(task.id, before.attempt, rows.end_row(change.end))
+        if change.kind is not None:
+            transaction.begun(task.id, task.attempt, change.kind, change.at)
+        transaction.event(_event(task, change.event, change.at, change.by))
+        return task
+
+    return operation
+
+
+def _check_fence(change: Change) -> None:
+    if isinstance(change.attempt, Keep):
+        if change.kind is not None:
+            raise ValueError("an attempt can only begin with a number of its own")
+    elif change.attempt <= change.task.attempt:
+        raise ValueError(f"attempt {change.attempt} does not raise the fence, which is at {change.task.attempt}")
+
+
+def _columns(change: Change, target: Status) -> Mapping[str, Any]:
+    columns: dict[str, Any] = {"status": target, "reason": change.reason, "due_at": change.due_at}
+    columns["finished_at"] = change.at if target in _FINISHED else None
+    for name in ("attempt", "result", "errors_left", "losses", "lost_sequence"):
+        if (value := getattr(change, name)) is not KEEP:
+            columns[name] = value
+    if not isinstance(change.error, Keep):
+        columns["error"] = rows.error_text(change.error)
+    if change.kind is Kind.RUN and change.task.started_at is None:
+        columns["started_at"] = change.at
+    return columns
+
+
+def claim(limit: int, services: Collection[str], at: float, *, wary: bool) -> Operation[list[Task]]:
+    """See `Store.claim`."""
+    index, losses = ("tasks_wary", ">= 2") if wary else ("tasks_ready", "< 2")
+    of_service = _NEXT_OF_SERVICE.format(index=index, losses=losses)
+    sql = _CLAIM.format(next=" UNION ALL ".join([of_service] * len(services)))
+    values = [at, *(value for service in services for value in (service, limit)), limit]
+
+    def operation(transaction: Transaction) -> list[Task]:
+        # A pending task that was delayed joins the others for good: its time is compared once, not by each claim.
+        transaction.change(_RIPEN, (at,))
+        ids = [task_id for (task_id,) in transaction.fetch(sql, values)]
+        claimed = [rows.task(row) for row in transaction.fetch(_BY_IDS, (json.dumps(ids),))] if ids else []
+        for task in claimed:
+            transaction.begun(task.id, task.attempt, Kind.RUN, at)
+            transaction.event(_event(task, Event.CLAIMED, at))
+        return claimed
+
+    return operation
+
+
+def save(task_id: str, attempt: int, checkpoint: Checkpoint) -> Operation[bool]:
+    """See `Store.save`."""
+    values = (*rows.checkpoint_row(task_id, checkpoint), task_id, attempt)
+
+    def operation(transaction: Transaction) -> bool:
+        return transaction.change(_SAVE_ALONE, values) > 0
+
+    return operation
+
+
+def wake_due(at: float) -> Operation[int]:
+    """See `Store.wake_due`."""
+
+    def operation(transaction: Transaction) -> int:
+        woken = transaction.fetch(_WAKE, (at,))
+        for task_id, user, attempt in woken:
+            transaction.event((task_id, user, at, Event.DUE, Status.PENDING, None, attempt, None))
+        return len(woken)
+
+    return operation
+
+
+def bury(change: Change, tombstone: Tombstone) -> Operation[bool]:
+    """See `Store.bury`."""
+    task = change.task
+    if after(task.status, change.event) is not Status.GONE:
+        raise ValueError(f"{change.event} does not lead from {task.status} to gone")
+    if tombstone.id != task.id:
+        raise ValueError("the tombstone is another task's")
+
+    def operation(transaction: Transaction) -> bool:
+        if not transaction.change(f"DELETE FROM tasks {_GUARD}", (task.id, task.status, task.attempt)):
+            return False
+        transaction.finish()  # what was collected of this task must not be written after it is deleted
+        for table in ("checkpoints", "attempts", "events"):
+            transaction.change(f"DELETE FROM {table} WHERE task_id = ?", (task.id,))
+        sql = f"INSERT INTO tombstones ({rows.TOMBSTONE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"
+        transaction.change(sql, rows.tombstone_row(tombstone))
+        return True
+
+    return operation
+
+
+def _event(task: Task, event: Event, at: float, by: str | None = None) -> rows.Row:
+    return task.id, task.user, at, event, task.status, task.reason, task.attempt, by

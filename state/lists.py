@@ -1,0 +1,92 @@
+"""Which index a list walks along, and how far.
+
+A filter that an index answers costs nothing; the others are asked of each row on the way, and of `EXAMINED` at most.
+"""
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Any, Final
+
+from intermission.state import rows
+from intermission.state.models import Page, Query
+from intermission.state.status import RESTING, Status
+
+EXAMINED: Final = 5000
+MOVING: Final = tuple(status for status in Status if status not in RESTING and status is not Status.GONE)
+"""Statuses that a task does not stay in, in the order of the indexes' own conditions."""
+IS_MOVING: Final = f"status IN ({', '.join(repr(str(status)) for status in MOVING)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """An index, newest first, and the conditions that it answers."""
+
+    index: str | None
+    where: tuple[str, ...]
+    values: tuple[Any, ...]
+
+    @property
+    def source(self) -> str:
+        """The table with its index, for FROM. The planner has no statistics, so it is told."""
+        return "tasks AS t" if self.index is None else f"tasks AS t INDEXED BY {self.index}"
+
+
+def walk(query: Query) -> Walk:
+    """The narrowest index for a query."""
+    moving = bool(query.statuses) and query.statuses <= set(MOVING)
+    match query:
+        case Query(user=str(user), service=str(service)):
+            return Walk("tasks_of_user_and_service", ("user = ?", "service = ?"), (user, service))
+        case Query(user=str(user)) if moving:
+            return Walk("tasks_moving_of_user", (IS_MOVING, "user = ?"), (user,))
+        case Query(user=str(user)):
+            return Walk("tasks_of_user", ("user = ?",), (user,))
+        case Query(statuses=statuses) if moving and len(statuses) == 1:
+            return Walk("tasks_moving", (IS_MOVING, "status = ?"), tuple(statuses))
+        case Query(service=str(service)):
+            return Walk("tasks_of_service", ("service = ?",), (service,))
+        case _:
+            return Walk(None, (), ())
+
+
+def page(db: sqlite3.Connection, query: Query) -> Page:
+    """See `Store.find`."""
+    along = walk(query)
+    where, values = list(along.where), list(along.values)
+    if query.before is not None:
+        where.append("t.id < ?")
+        values.append(query.before)
+    asked, asked_values = _asked(query)
+    last = _last(db, along.source, where, values) if asked else None
+    if last is not None:
+        where.append("t.id >= ?")
+        values.append(last)
+    sql = (
+        f"SELECT {rows.LISTED} FROM {along.source} {rows.WITH_CHECKPOINT} "
+        f"WHERE {' AND '.join([*where, *asked]) or 'true'} ORDER BY t.id DESC LIMIT ?"
+    )
+    found = db.execute(sql, (*values, *asked_values, query.limit + 1)).fetchall()
+    items = tuple(rows.task(row) for row in found[: query.limit])
+    return Page(items=items, next=items[-1].id if len(found) > query.limit else last)
+
+
+def _asked(query: Query) -> tuple[list[str], list[Any]]:
+    """The conditions that are asked of each row, and their values."""
+    parts, values = list[str](), list[Any]()
+    if query.service is not None:
+        parts.append("service = ?")
+        values.append(query.service)
+    if query.statuses:
+        parts.append(f"status IN ({', '.join('?' * len(query.statuses))})")
+        values += sorted(query.statuses)
+    for name, value in query.labels.items():
+        parts.append("EXISTS (SELECT 1 FROM json_each(t.labels) AS l WHERE l.key = ? AND l.value = ?)")
+        values += (name, value)
+    return parts, values
+
+
+def _last(db: sqlite3.Connection, source: str, where: list[str], values: list[Any]) -> str | None:
+    """The last task that may be examined, if there are so many. Read first: who comes in later is newer."""
+    sql = f"SELECT t.id FROM {source} WHERE {' AND '.join(where) or 'true'} ORDER BY t.id DESC LIMIT 1 OFFSET ?"
+    found = db.execute(sql, (*values, EXAMINED - 1)).fetchone()
+    return None if found is None else str(found[0])

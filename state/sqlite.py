@@ -1,0 +1,182 @@
+"""The store on SQLite, in one file: what is asked for goes to the writer, what is read to connections of its own."""
+
+import sqlite3
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from intermission.state import changes, lists, rows
+from intermission.state.connection import Connection, T, reading, translated, writing
+from intermission.state.models import (
+    Attempt,
+    Change,
+    Checkpoint,
+    EventRecord,
+    NewTask,
+    Page,
+    Query,
+    Task,
+    Tombstone,
+)
+from intermission.state.status import WITH_CHILD, Status
+from intermission.state.store import StoreError
+from intermission.state.transaction import Operation
+from intermission.state.writer import Writer
+
+_SAFE_WAL: Final = (3, 51, 3)
+_log = structlog.get_logger()
+
+_TASK: Final = f"{rows.TASKS} WHERE t.id = ?"
+_TOMBSTONE: Final = f"SELECT {rows.TOMBSTONE_COLUMNS} FROM tombstones WHERE id = ?"
+_WITH_CHILD: Final = (
+    f"SELECT {rows.WHOLE} FROM tasks AS t INDEXED BY tasks_moving {rows.WITH_CHECKPOINT} "
+    f"WHERE {lists.IS_MOVING} AND status IN ({', '.join(repr(str(s)) for s in sorted(WITH_CHILD))}) ORDER BY t.id"
+)
+_ATTEMPTS: Final = f"SELECT {rows.ATTEMPT_COLUMNS} FROM attempts WHERE task_id = ? ORDER BY attempt"
+_EVENTS: Final = f"SELECT id, {rows.EVENT_COLUMNS} FROM events WHERE task_id = ? ORDER BY id"
+_NEXT_DUE: Final = """
+SELECT (SELECT min(due_at) FROM tasks INDEXED BY tasks_retrying WHERE status = 'retrying'),
+       (SELECT min(due_at) FROM tasks INDEXED BY tasks_delayed WHERE status = 'pending' AND due_at > ?)
+"""
+_COUNTS: Final = f"SELECT status, count(*) FROM tasks INDEXED BY tasks_moving WHERE {lists.IS_MOVING} GROUP BY status"
+
+
+class SqliteStore:
+    """Implements `Store`. A read never waits for a commit, nor `get` for a list: each has a connection of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db: Connection | None = None
+        self._writer: Writer | None = None
+        self._points: Connection | None = None
+        self._lists: Connection | None = None
+
+    async def open(self) -> None:
+        """See `Store.open`."""
+        if sqlite3.sqlite_version_info < _SAFE_WAL:
+            _log.warning(
+                "this SQLite has the WAL-reset bug; one writing connection avoids it: "
+                "open the database with other programs only to read, or while the server is down",
+                sqlite=sqlite3.sqlite_version,
+                fixed_in="3.51.3",
+            )
+        try:
+            self._db = db = await writing(self._path)
+            self._points = await reading(self._path)
+            self._lists = await reading(self._path)
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, sqlite3.Error):
+                raise StoreError(f"the database {self._path} cannot be opened: {error}") from error
+            raise
+        self._writer = Writer(db)
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        if self._writer is not None:
+            await self._writer.close()
+        opened, self._points, self._lists, self._db = (self._points, self._lists, self._db), None, None, None
+        for db in opened:  # the writing one last: it puts the WAL away
+            if db is not None:
+                await db.close()
+
+    async def add(self, task: NewTask) -> Task:
+        """See `Store.add`."""
+        return await self._write(changes.add(task))
+
+    async def advance(self, change: Change) -> Task | None:
+        """See `Store.advance`."""
+        return await self._write(changes.advance(change))
+
+    async def claim(self, limit: int, services: Collection[str], at: float, *, wary: bool = False) -> list[Task]:
+        """See `Store.claim`."""
+        if limit < 1 or not services:
+            return []
+        return await self._write(changes.claim(limit, services, at, wary=wary))
+
+    async def save(self, task_id: str, attempt: int, checkpoint: Checkpoint) -> bool:
+        """See `Store.save`."""
+        return await self._write(changes.save(task_id, attempt, checkpoint))
+
+    async def wake_due(self, at: float) -> int:
+        """See `Store.wake_due`."""
+        return await self._write(changes.wake_due(at))
+
+    async def bury(self, change: Change, tombstone: Tombstone) -> bool:
+        """See `Store.bury`."""
+        return await self._write(changes.bury(change, tombstone))
+
+    async def get(self, task_id: str, user: str | None = None) -> Task | Tombstone | None:
+        """See `Store.get`."""
+
+        def read(db: sqlite3.Connection) -> Task | Tombstone | None:
+            kept: Task | Tombstone
+            if (row := _only(db, _TASK, task_id)) is not None:
+                kept = rows.task(row)
+            elif (row := _only(db, _TOMBSTONE, task_id)) is not None:
+                kept = rows.tombstone(row)
+            else:
+                return None
+            return kept if user is None or kept.user == user else None
+
+        return await self._read(self._points, read)
+
+    async def find(self, query: Query) -> Page:
+        """See `Store.find`."""
+        return await self._read(self._lists, lambda db: lists.page(db, query))
+
+    async def with_child(self) -> list[Task]:
+        """See `Store.with_child`."""
+        return await self._read(self._lists, lambda db: [rows.task(row) for row in db.execute(_WITH_CHILD).fetchall()])
+
+    async def attempts(self, task_id: str) -> list[Attempt]:
+        """See `Store.attempts`."""
+        return await self._read(
+            self._lists, lambda db: [rows.attempt(row) for row in db.execute(_ATTEMPTS, (task_id,)).fetchall()]
+        )
+
+    async def events(self, task_id: str) -> list[EventRecord]:
+        """See `Store.events`."""
+        return await self._read(
+            self._lists, lambda db: [rows.event(row) for row in db.execute(_EVENTS, (task_id,)).fetchall()]
+        )
+
+    async def next_due(self, after: float) -> float | None:
+        """See `Store.next_due`."""
+
+        def read(db: sqlite3.Connection) -> float | None:
+            (dues,) = db.execute(_NEXT_DUE, (after,)).fetchall()
+            return min((due for due in dues if due is not None), default=None)
+
+        return await self._read(self._lists, read)
+
+    async def counts(self) -> dict[Status, int]:
+        """See `Store.counts`."""
+
+        def read(db: sqlite3.Connection) -> dict[Status, int]:
+            found = {Status(status): count for status, count in db.execute(_COUNTS).fetchall()}
+            return dict.fromkeys(lists.MOVING, 0) | found
+
+        return await self._read(self._lists, read)
+
+    async def _write(self, operation: Operation[T]) -> T:
+        if self._writer is None:
+            raise StoreError("the store is not open")
+        return await self._writer.submit(operation)
+
+    @staticmethod
+    async def _read(db: Connection | None, function: Callable[[sqlite3.Connection], T]) -> T:
+        if db is None:
+            raise StoreError("the store is not open")
+        try:
+            return await db.run(function)
+        except sqlite3.Error as error:
+            raise translated(error) from error
+
+
+def _only(db: sqlite3.Connection, sql: str, task_id: str) -> rows.Row | None:
+    # Not fetchone(): that leaves the statement, and with it a view of the past, open.
+    found: list[rows.Row] = db.execute(sql, (task_id,)).fetchall()
+    return found[0] if found else None
