@@ -5,6 +5,7 @@ Two connections that write, or checkpoint the WAL, at the same instant can corru
 """
 
 import sqlite3
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -16,6 +17,12 @@ from intermission.state.store import StoreError, StoreFullError
 
 T = TypeVar("T")
 
+_SWITCH_S: Final = 0.0001
+"""How long one of our threads waits before it insists on the interpreter's lock.
+
+A loop that is never idle gives the lock away only for the instant of each poll. With the default of 5 ms a thread that
+waits beside turns of 2 ms never gets to insist: a list of 50 took up to 87 s; with this, 16 ms (2 cores, Python 3.11).
+"""
 _OLDEST: Final = (3, 37, 0)  # STRICT tables, RETURNING
 _WRITING: Final = (
     "journal_mode = WAL",
@@ -39,6 +46,7 @@ class Connection(aiosqlite.Connection):
     async def opened(self) -> Self:
         """Itself, connected. Raises what the connector raises."""
         _ = await self
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
         return self
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
