@@ -171,7 +171,10 @@ class Handler(Generic[P, S, R]):
         return keep
 
     def restore(self, state: str, version: int) -> S:
-        """A saved state (JSON), brought to this version. Raises `Invalid`, or LookupError where no upgrade leads here."""
+        """A saved state (JSON), brought to this version.
+
+        Raises `Invalid`, or LookupError where no upgrade leads here.
+        """
         if version > self.version:
             message = f"the state was saved by version {version} of the handler, and this is version {self.version}"
             raise LookupError(message)

@@ -1,4 +1,4 @@
-"""Finds the handlers: imports the modules by name and collects what they declare, one failure never taking others along."""
+"""Finds the handlers: imports modules by name and collects what they declare; one's failure takes no others along."""
 
 import importlib
 import traceback

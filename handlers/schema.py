@@ -85,6 +85,11 @@ def loads(text: bytes | str) -> Any:
         raise Invalid([Fault("", f"not JSON that can be read: {error}")]) from None
 
 
+def pointer(location: Sequence[int | str]) -> str:
+    """The JSON pointer (RFC 6901) of these keys and indices."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+
+
 def _number(text: str) -> float | int:
     value = float(text)
     return int(value) if value.is_integer() else value
@@ -108,8 +113,4 @@ def _closed(type_: type[T]) -> type[T]:
 def _faults(error: ValidationError) -> list[Fault]:
     # include_input would echo what may be secret, include_context may hold what JSON cannot carry.
     details = error.errors(include_url=False, include_input=False, include_context=False)
-    return [Fault(_pointer(d["loc"]), d["msg"]) for d in details]
-
-
-def _pointer(location: Sequence[int | str]) -> str:
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    return [Fault(pointer(d["loc"]), d["msg"]) for d in details]
