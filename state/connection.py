@@ -4,6 +4,7 @@ Two connections that write, or checkpoint the WAL, at the same instant can corru
 (https://sqlite.org/wal.html#walresetbug). With one connection that may write there is no such instant.
 """
 
+import asyncio
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -45,14 +46,18 @@ class Connection(aiosqlite.Connection):
 
     async def opened(self) -> Self:
         """Itself, connected. Raises what the connector raises."""
-        _ = await self
+        try:
+            _ = await self
+        except BaseException:
+            await asyncio.to_thread(self._thread.join)  # aiosqlite stops its thread, but does not wait for it
+            raise
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
         return self
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """What the function returns for the connection. It must leave no transaction and no cursor open."""
         if self._connection is None:
-            raise StoreError("the store is closed")
+            raise StoreError("the store is not open")
         result: T = await self._execute(function, self._connection)  # type: ignore[no-untyped-call] # aiosqlite's own way
         return result
 

@@ -4,7 +4,7 @@ A filter that an index answers costs nothing; the others are asked of each row o
 """
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from intermission.state import rows
@@ -22,8 +22,10 @@ class Walk:
     """An index, newest first, and the conditions that it answers."""
 
     index: str | None
-    where: tuple[str, ...]
-    values: tuple[Any, ...]
+    where: tuple[str, ...] = ()
+    values: tuple[Any, ...] = ()
+    rest: Query = field(default_factory=Query)
+    """What is left to be asked of each row."""
 
     @property
     def source(self) -> str:
@@ -36,17 +38,19 @@ def walk(query: Query) -> Walk:
     moving = bool(query.statuses) and query.statuses <= set(MOVING)
     match query:
         case Query(user=str(user), service=str(service)):
-            return Walk("tasks_of_user_and_service", ("user = ?", "service = ?"), (user, service))
+            rest = replace(query, service=None)
+            return Walk("tasks_of_user_and_service", ("user = ?", "service = ?"), (user, service), rest)
         case Query(user=str(user)) if moving:
-            return Walk("tasks_moving_of_user", (IS_MOVING, "user = ?"), (user,))
+            return Walk("tasks_moving_of_user", (IS_MOVING, "user = ?"), (user,), query)
         case Query(user=str(user)):
-            return Walk("tasks_of_user", ("user = ?",), (user,))
+            return Walk("tasks_of_user", ("user = ?",), (user,), query)
         case Query(statuses=statuses) if moving and len(statuses) == 1:
-            return Walk("tasks_moving", (IS_MOVING, "status = ?"), tuple(statuses))
+            rest = replace(query, statuses=frozenset())
+            return Walk("tasks_moving", (IS_MOVING, "status = ?"), tuple(statuses), rest)
         case Query(service=str(service)):
-            return Walk("tasks_of_service", ("service = ?",), (service,))
+            return Walk("tasks_of_service", ("service = ?",), (service,), replace(query, service=None))
         case _:
-            return Walk(None, (), ())
+            return Walk(None, rest=query)
 
 
 def page(db: sqlite3.Connection, query: Query) -> Page:
@@ -56,7 +60,7 @@ def page(db: sqlite3.Connection, query: Query) -> Page:
     if query.before is not None:
         where.append("t.id < ?")
         values.append(query.before)
-    asked, asked_values = _asked(query)
+    asked, asked_values = _asked(along.rest)
     last = _last(db, along.source, where, values) if asked else None
     if last is not None:
         where.append("t.id >= ?")
@@ -70,16 +74,16 @@ def page(db: sqlite3.Connection, query: Query) -> Page:
     return Page(items=items, next=items[-1].id if len(found) > query.limit else last)
 
 
-def _asked(query: Query) -> tuple[list[str], list[Any]]:
-    """The conditions that are asked of each row, and their values."""
+def _asked(rest: Query) -> tuple[list[str], list[Any]]:
+    """The conditions that are asked of each row, and their values; its user is always an index's matter."""
     parts, values = list[str](), list[Any]()
-    if query.service is not None:
+    if rest.service is not None:
         parts.append("service = ?")
-        values.append(query.service)
-    if query.statuses:
-        parts.append(f"status IN ({', '.join('?' * len(query.statuses))})")
-        values += sorted(query.statuses)
-    for name, value in query.labels.items():
+        values.append(rest.service)
+    if rest.statuses:
+        parts.append(f"status IN ({', '.join('?' * len(rest.statuses))})")
+        values += sorted(rest.statuses)
+    for name, value in rest.labels.items():
         parts.append("EXISTS (SELECT 1 FROM json_each(t.labels) AS l WHERE l.key = ? AND l.value = ?)")
         values += (name, value)
     return parts, values
@@ -88,5 +92,5 @@ def _asked(query: Query) -> tuple[list[str], list[Any]]:
 def _last(db: sqlite3.Connection, source: str, where: list[str], values: list[Any]) -> str | None:
     """The last task that may be examined, if there are so many. Read first: who comes in later is newer."""
     sql = f"SELECT t.id FROM {source} WHERE {' AND '.join(where) or 'true'} ORDER BY t.id DESC LIMIT 1 OFFSET ?"
-    found = db.execute(sql, (*values, EXAMINED - 1)).fetchone()
-    return None if found is None else str(found[0])
+    found = db.execute(sql, (*values, EXAMINED - 1)).fetchall()
+    return str(found[0][0]) if found else None

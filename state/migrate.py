@@ -32,7 +32,7 @@ def migrate(db: sqlite3.Connection) -> None:
             continue
         try:
             db.executescript(
-                f"BEGIN IMMEDIATE;\n{script};\n"
+                f"BEGIN IMMEDIATE;\n{script}\n;"
                 f"PRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {version};\nCOMMIT;"
             )
         except BaseException:

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Collection
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
@@ -48,10 +49,10 @@ class SqliteStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._db: Connection | None = None
         self._writer: Writer | None = None
         self._points: Connection | None = None
         self._lists: Connection | None = None
+        self._opened = AsyncExitStack()
 
     async def open(self) -> None:
         """See `Store.open`."""
@@ -63,24 +64,28 @@ class SqliteStore:
                 fixed_in="3.51.3",
             )
         try:
-            self._db = db = await writing(self._path)
-            self._points = await reading(self._path)
-            self._lists = await reading(self._path)
-        except BaseException as error:
-            await self.close()
-            if isinstance(error, sqlite3.Error):
-                raise StoreError(f"the database {self._path} cannot be opened: {error}") from error
-            raise
-        self._writer = Writer(db)
+            await self._connect()
+        except sqlite3.Error as error:
+            raise StoreError(f"the database {self._path} cannot be opened: {error}") from error
+
+    async def _connect(self) -> None:
+        async with AsyncExitStack() as stack:  # the writing one is closed last: it puts the WAL away
+            db = await writing(self._path)
+            stack.push_async_callback(db.close)
+            points = await reading(self._path)
+            stack.push_async_callback(points.close)
+            longer = await reading(self._path)
+            stack.push_async_callback(longer.close)
+            writer = Writer(db)
+            stack.push_async_callback(writer.close)
+            self._opened = stack.pop_all()
+        self._points, self._lists, self._writer = points, longer, writer
 
     async def close(self) -> None:
         """See `Store.close`."""
-        if self._writer is not None:
-            await self._writer.close()
-        opened, self._points, self._lists, self._db = (self._points, self._lists, self._db), None, None, None
-        for db in opened:  # the writing one last: it puts the WAL away
-            if db is not None:
-                await db.close()
+        opened, self._opened = self._opened, AsyncExitStack()
+        await opened.aclose()
+        self._points = self._lists = self._writer = None
 
     async def add(self, task: NewTask) -> Task:
         """See `Store.add`."""

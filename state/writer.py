@@ -35,7 +35,7 @@ class Writer:
     async def submit(self, operation: Operation[T]) -> T:
         """The operation's result, once it is on disk. Cancelling the caller does not cancel the operation."""
         if self._closed:
-            raise StoreError("the store is closed")
+            raise StoreError("the store is not open")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append((operation, future))
         if self._writing is None or self._writing.done():

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any, Final
 
 from intermission.state.ids import new_id
@@ -36,9 +37,8 @@ def now() -> float:
 
 def new(**values: Any) -> NewTask:
     """A start; what matters to a test is given."""
-    return NewTask(
-        **{"id": new_id(), "service": "counter", "user": "anna", "params": "{}", "created_at": now()} | values
-    )
+    least: dict[str, Any] = {"id": new_id(), "service": "counter", "user": "anna", "params": "{}", "created_at": now()}
+    return NewTask(**least | values)
 
 
 def point(sequence: int, attempt: int = 1, **values: Any) -> Checkpoint:
@@ -109,23 +109,18 @@ async def reach(store: Store, status: Status, **values: Any) -> Task:
     if status is Status.PENDING:
         return await store.add(new(**values))
     task = await running(store, **values)
-    match status:
-        case Status.RUNNING:
-            return task
-        case Status.PAUSING:
-            return await step(store, task, Event.PAUSE, reason=Reason.REQUESTED)
-        case Status.PAUSED:
-            return await step(store, task, Event.STOPPED, reason=Reason.NO_SPACE)
-        case Status.RETRYING:
-            return await step(store, task, Event.ERRORED, reason=Reason.ERRORED, due_at=now() + 60)
-        case Status.TERMINATING:
-            return await step(store, task, Event.TERMINATE)
-        case Status.COMPLETED:
-            return await step(store, task, Event.COMPLETED, result='{"counted": 3}')
-        case Status.FAILED:
-            return await step(store, task, Event.EXHAUSTED, reason=Reason.EXHAUSTED)
-        case _:
-            raise AssertionError(status)
+    if status is Status.RUNNING:
+        return task
+    ways: dict[Status, tuple[Event, dict[str, Any]]] = {
+        Status.PAUSING: (Event.PAUSE, {"reason": Reason.REQUESTED}),
+        Status.PAUSED: (Event.STOPPED, {"reason": Reason.NO_SPACE}),
+        Status.RETRYING: (Event.ERRORED, {"reason": Reason.ERRORED, "due_at": now() + 60}),
+        Status.TERMINATING: (Event.TERMINATE, {}),
+        Status.COMPLETED: (Event.COMPLETED, {"result": '{"counted": 3}'}),
+        Status.FAILED: (Event.EXHAUSTED, {"reason": Reason.EXHAUSTED}),
+    }
+    event, along = ways[status]
+    return await step(store, task, event, **along)
 
 
 async def launched_clean(store: Store, task: Task) -> Task:
@@ -137,10 +132,7 @@ async def pages(store: Store, query: Query) -> list[Page]:
     """Every page of a list, the cursor followed to its end."""
     found = [await store.find(query)]
     while found[-1].next is not None:
-        following = {"before": found[-1].next, "limit": query.limit, "labels": query.labels}
-        found.append(
-            await store.find(Query(user=query.user, service=query.service, statuses=query.statuses, **following))
-        )
+        found.append(await store.find(replace(query, before=found[-1].next)))
     return found
 
 

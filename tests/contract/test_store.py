@@ -166,7 +166,7 @@ class TestAdvance:
     async def test_gone_is_not_reached_by_a_step(self, store: Store) -> None:
         """That is what bury is for."""
         task = await reach(store, Status.COMPLETED)
-        with pytest.raises(ValueError, match="gone|stored"):
+        with pytest.raises(ValueError, match="is stored"):
             await store.advance(Change(task=task, event=Event.DELETE, at=now()))
 
     async def test_only_what_a_change_names_is_changed(self, store: Store) -> None:
@@ -237,7 +237,7 @@ class TestAdvance:
     async def test_a_fence_is_only_ever_raised(self, store: Store, values: dict[str, Any]) -> None:
         """Numbers are never used again, and an attempt needs one of its own: a mistake of the caller."""
         task = await running(store)
-        with pytest.raises(ValueError, match="fence|number"):
+        with pytest.raises(ValueError, match="attempt"):
             await store.advance(Change(task=task, event=Event.TERMINATE, at=now(), **values))
 
     async def test_it_starts_with_its_first_run_not_with_a_clean(self, store: Store) -> None:
@@ -469,7 +469,8 @@ class TestBury:
         """In one instant: once."""
         task = await reach(store, Status.COMPLETED)
         change, left = Change(task=task, event=Event.DELETE, at=now()), tombstone(task, receipt=None)
-        assert await asyncio.gather(store.bury(change, left), store.bury(change, left)) == [True, False]
+        first, second = await asyncio.gather(store.bury(change, left), store.bury(change, left))
+        assert (first, second) == (True, False)
         assert await store.get(task.id) == left
 
     async def test_what_was_written_in_the_same_instant_goes_too(self, store: Store) -> None:
@@ -560,9 +561,8 @@ class TestFind:
     @pytest.mark.parametrize("limit", [1, 3, 200])
     async def test_pages_join_without_a_gap_or_a_repeat(self, store: Store, limit: int) -> None:
         """Newest first, with every filter that has an index of its own and with those that have none."""
-        tasks = [
-            await store.add(new(user=f"u{n % 2}", service=f"s{n % 3}", labels={"n": str(n % 4)})) for n in range(25)
-        ]
+        starts = [new(user=f"u{n % 2}", service=f"s{n % 3}", labels={"n": str(n % 4)}) for n in range(25)]
+        tasks = [await store.add(start) for start in starts]
         for task in tasks[::2]:
             await step(store, task, Event.PAUSE)
         queries: list[tuple[Query, Any]] = [
@@ -626,7 +626,7 @@ class TestOverviews:
 
     async def test_those_that_may_have_a_process(self, store: Store) -> None:
         """For recovery: whole tasks, with what lists leave out."""
-        tasks = {status: await reach(store, status, params='{"x": 1}') for status in STORED}
+        tasks: dict[Status, Task] = {status: await reach(store, status, params='{"x": 1}') for status in STORED}
         await store.save(tasks[Status.RUNNING].id, 1, point(1))
         found = {task.status: task for task in await store.with_child()}
         assert set(found) == WITH_CHILD
@@ -811,7 +811,7 @@ class TestOpening:
             await store.add(new())
         await store.open()
         await store.close()
-        with pytest.raises(StoreError, match="not open|closed"):
+        with pytest.raises(StoreError, match="not open"):
             await store.add(new())
-        with pytest.raises(StoreError, match="not open|closed"):
+        with pytest.raises(StoreError, match="not open"):
             await store.get("x")
