@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import json
 import os
 import re
 import typing
@@ -12,7 +13,9 @@ from logging import Logger
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
-from intermission.handlers.schema import Schema, loads
+from pydantic import ValidationError
+
+from intermission.handlers.schema import Schema
 
 P = TypeVar("P")
 S = TypeVar("S")
@@ -180,12 +183,16 @@ class Handler(Generic[P, S, R]):
             raise LookupError(message)
         if version == self.version:
             return self.state.load(state)
-        raw = dict(loads(state))
+        raw = json.loads(state)  # not `loads`: a state may hold NaN, which a client may not send
         for step in range(version, self.version):
             if step not in self.upgrades:
                 message = f"no upgrade from version {step} of the state: add @{self.service}.upgrade({step})"
                 raise LookupError(message)
-            raw = self.upgrades[step](raw)
+            try:
+                raw = self.upgrades[step](raw)
+            except Exception as error:
+                message = f"the upgrade from version {step} of the state raised {type(error).__name__}: {error}"
+                raise LookupError(message) from error
         return self.state.check(raw)
 
 
@@ -251,7 +258,7 @@ def _types(function: Run[P, S, R]) -> tuple[type[P], type[S], type[R]]:
     params, state = typing.get_args(annotation)
     try:
         state()
-    except TypeError:
+    except (TypeError, ValidationError):
         message = f"{name}: {state.__name__} must have a default for every field, for that is where a task begins"
         raise TypeError(message) from None
     return params, state, hints["return"]

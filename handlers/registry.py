@@ -36,7 +36,9 @@ def load(modules: Iterable[str]) -> Registry:
         try:
             found = _declared(name)
             _refuse_taken(registry, found)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever an author's module raises is theirs alone
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 -- whatever an author's module raises is theirs alone
             registry.failures.append(Failure(name, _shortened(error)))
             continue
         registry.handlers.update(found)
@@ -46,7 +48,11 @@ def load(modules: Iterable[str]) -> Registry:
 
 def _declared(name: str) -> dict[str, AnyHandler]:
     module = importlib.import_module(name)
-    found = {value.service: value for value in vars(module).values() if isinstance(value, Handler)}
+    found: dict[str, AnyHandler] = {}
+    for value in vars(module).values():
+        if isinstance(value, Handler) and found.setdefault(value.service, value) is not value:
+            message = f"{name} declares the service {value.service!r} twice"
+            raise LookupError(message)
     if not found:
         message = f"{name} declares no handler: decorate a function with @handler(...)"
         raise LookupError(message)

@@ -1,9 +1,10 @@
 """One type that a client or a handler's author named (params, state, result): checked in, written out, described."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -25,6 +26,15 @@ class Invalid(ValueError):  # noqa: N818 -- it reads as what it says: the input 
     def __init__(self, faults: Sequence[Fault]) -> None:
         super().__init__("; ".join(f"{f.pointer or '/'}: {f.message}" for f in faults))
         self.faults = tuple(faults)
+
+
+_CONFIG: Final = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+"""What a type gets where its author has decided nothing: no unknown fields, and NaN comes back from a checkpoint."""
+
+_MESSAGES: Final = {
+    "unexpected_keyword_argument": "Unknown field",  # as pydantic says it of a dataclass
+    "extra_forbidden": "Unknown field",
+}
 
 
 class Unencodable(ValueError):  # noqa: N818 -- the state is unencodable
@@ -57,7 +67,11 @@ class Schema(Generic[T]):
     def check(self, value: object) -> T:
         """The typed value of parsed JSON. Raises `Invalid` with every fault."""
         # Through JSON once more: only pydantic's JSON mode takes lists for tuples and strings for dates in strict.
-        return self.load(json.dumps(value))
+        text = json.dumps(value, ensure_ascii=False)
+        try:
+            return self.load(text.encode())
+        except UnicodeEncodeError:
+            raise Invalid([Fault("", r"a string holds half of a surrogate pair (\ud800 to \udfff)")]) from None
 
     def encode(self, value: T) -> bytes:
         """The value as JSON. Raises `Unencodable` where it is not what its type says."""
@@ -92,6 +106,8 @@ def pointer(location: Sequence[int | str]) -> str:
 
 def _number(text: str) -> float | int:
     value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:40]} is too large a number")
     return int(value) if value.is_integer() else value
 
 
@@ -102,15 +118,19 @@ def _no_constant(name: str) -> float:
 
 def _closed(type_: type[T]) -> type[T]:
     """The type, refusing unknown fields where its author has not decided otherwise."""
+    if not isinstance(cast("object", type_), type):
+        return type_  # `int | None` is no class
     if is_dataclass(type_) and not hasattr(type_, "__pydantic_config__"):
-        cast("Any", type_).__pydantic_config__ = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
-    elif issubclass(type_, BaseModel) and "extra" not in type_.model_config:
-        type_.model_config["extra"] = "forbid"
-        type_.model_rebuild(force=True)
+        cast("Any", type_).__pydantic_config__ = _CONFIG
+    elif issubclass(type_, BaseModel):
+        missing = {key: value for key, value in _CONFIG.items() if key not in type_.model_config}
+        if missing:
+            cast("dict[str, Any]", type_.model_config).update(missing)
+            type_.model_rebuild(force=True)
     return type_
 
 
 def _faults(error: ValidationError) -> list[Fault]:
     # include_input would echo what may be secret, include_context may hold what JSON cannot carry.
     details = error.errors(include_url=False, include_input=False, include_context=False)
-    return [Fault(pointer(d["loc"]), d["msg"]) for d in details]
+    return [Fault(pointer(d["loc"]), _MESSAGES.get(d["type"], d["msg"])) for d in details]
