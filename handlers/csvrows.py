@@ -46,7 +46,7 @@ class CsvRows:
         self.line = 1
         self.end = size
         self.rows = 0
-        """Records that were read from here."""
+        """Records that were read since the last `seek`."""
         self.lone_returns = False
         """Whether this batch has a carriage return that ends no line (a cell may have it)."""
         self._file = descriptor
@@ -55,8 +55,8 @@ class CsvRows:
         csv.field_size_limit(MAX_RECORD_BYTES)
 
     def seek(self, offset: int, line: int) -> None:
-        """Go on at a place that `offset` and `line` had."""
-        self.offset, self.line = offset, line
+        """Go on at a place that `offset` and `line` had, and count from there."""
+        self.offset, self.line, self.rows = offset, line, 0
 
     def record(self) -> list[str] | None:
         """The next record, whatever its width; None at the end. Raises `Broken`."""

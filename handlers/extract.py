@@ -46,9 +46,7 @@ class Params:
 
     source: str
     columns: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = None
-    where: (
-        Annotated[dict[str, Annotated[Condition, Field(min_length=1)]], Field(min_length=1, max_length=100)] | None
-    ) = None
+    where: Annotated[dict[str, Condition], Field(min_length=1, max_length=100)] | None = None
     from_date: Moment | None = None
     to_date: Moment | None = None
     format: Literal["csv"] = "csv"

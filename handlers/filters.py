@@ -6,7 +6,7 @@ from datetime import UTC, datetime, time
 from functools import lru_cache
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
@@ -32,9 +32,9 @@ def _operand(value: object) -> object:
     return value
 
 
-Operand = Annotated[str | int | float, BeforeValidator(_operand)]
-Condition = TypedDict(
-    "Condition",
+Operand = Annotated[str | int | Annotated[float, Field(allow_inf_nan=False)], BeforeValidator(_operand)]
+_Operators = TypedDict(
+    "_Operators",
     {
         "eq": Operand,
         "lt": Operand,
@@ -43,7 +43,16 @@ Condition = TypedDict(
     },
     total=False,
 )
-Condition.__doc__ = "What a cell must be; all of several must hold. Numbers compare as numbers, strings as text."
+
+
+def _not_empty(condition: _Operators) -> _Operators:
+    if not condition:
+        raise PydanticCustomError("condition", "Input should have one of eq, lt, gt and in")
+    return condition
+
+
+Condition = Annotated[_Operators, AfterValidator(_not_empty), Field(json_schema_extra={"minProperties": 1})]
+"""What a cell must be; all of several must hold. Numbers compare with the number in a cell, strings with its text."""
 
 
 def number(cell: str) -> int | float | None:
