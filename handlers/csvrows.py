@@ -124,7 +124,7 @@ class CsvRows:
             raise Broken(self.line + raw.count(b"\n", 0, nul), "a NUL character")
         if self._size >= MAX_RECORD_BYTES:
             raise Broken(self.line, "a record of more than 1 MiB begins here: is a closing quote missing?")
-        self._size = min(self._size * 4, MAX_RECORD_BYTES)
+        self._size = min(self._size * 2, MAX_RECORD_BYTES)
 
 
 def _cells(count: int) -> str:
