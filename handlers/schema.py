@@ -76,9 +76,12 @@ class Schema(Generic[T]):
     def encode(self, value: T) -> bytes:
         """The value as JSON. Raises `Unencodable` where it is not what its type says."""
         try:
-            return self._to_json(value, warnings="error")
+            text = self._to_json(value, warnings="error")
+            if b"null" in text:  # pydantic writes None for a value of any type, and would not read it again
+                self.load(text)
         except (PydanticSerializationError, UnicodeEncodeError, RecursionError, ValueError) as error:
             raise Unencodable(" ".join(str(error).split())) from None
+        return text
 
     def json_schema(self) -> dict[str, Any]:
         """JSON Schema (2020-12) of what `decode` takes."""
