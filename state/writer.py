@@ -47,7 +47,6 @@ class Writer:
         self._closed = True
         if self._writing is not None:
             await asyncio.wait((self._writing,))
-        await self._write()
 
     async def _write(self) -> None:
         while self._waiting:

@@ -248,8 +248,9 @@ import asyncio, pathlib, sys
 from intermission.state.models import NewTask
 from intermission.state.sqlite import SqliteStore
 
+store = SqliteStore(pathlib.Path(sys.argv[1]))
+
 async def main():
-    store = SqliteStore(pathlib.Path(sys.argv[1]))
     await store.open()
     await store.add(NewTask(id="a", service="s", user="u", params="{}", created_at=0.0))
 
