@@ -43,20 +43,25 @@ class Store(Protocol):
         """Commit what was asked for, then close. Safe to call twice."""
 
     async def add(self, task: NewTask) -> Task:
-        """Insert a pending task; the promise behind a 2xx."""
+        """Insert a pending task; the promise behind a 2xx. An id that exists is a `StoreError`."""
 
     async def advance(self, change: Change) -> Task | None:
         """Take one step along the table, guarded by the task's id, status *and* attempt.
 
         None: somebody was first; nothing of the change was written. Read again and decide again. The attempt's begin
         or end, the checkpoint and the event become true in the same transaction. An event that the table does not
-        allow for ``change.task.status``, or whose target is ``gone``, is a ValueError: a mistake of the caller.
+        allow for ``change.task.status``, or whose target is ``gone``, is a ValueError: a mistake of the caller. So is
+        a step to retrying without ``due_at``, and an attempt that does not raise the fence.
+
+        ``finished_at`` becomes ``change.at`` with completed and failed, and None with any other status; ``started_at``
+        is the begin of the first run.
         """
 
     async def claim(self, limit: int, services: Collection[str], at: float, *, wary: bool = False) -> list[Task]:
         """Take up to ``limit`` pending tasks of these services to running, attempt raised by one (kind run, begun).
 
-        Higher priority first, then first come first served. Tasks whose ``due_at`` is later than ``at`` are left.
+        Higher priority first, then first come first served. Tasks whose ``due_at`` is later than ``at`` are left; that
+        of the others is cleared.
         With ``wary``, only tasks with two or more losses are taken; without, only the others.
         """
 

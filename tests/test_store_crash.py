@@ -62,7 +62,8 @@ ORDER: Final = ["pending", "running", "completed", "gone"]
 def writer(tmp_path: Path) -> Iterator["Popen[bytes]"]:
     """A process that writes without end, and says what it was told is written."""
     command = [sys.executable, "-c", WRITER, str(tmp_path / "intermission.db")]
-    with Popen(command, stdout=PIPE, env=os.environ | {"PYTHONPATH": str(HERE)}) as process:
+    paths = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with Popen(command, stdout=PIPE, env=os.environ | {"PYTHONPATH": paths}) as process:
         yield process
         process.kill()
 
