@@ -29,6 +29,7 @@ from intermission.supervisor.routes.application import make_app
 _OLDEST_KERNEL: Final = (5, 4)
 _FDS_PER_CHILD: Final = 4
 _FDS_BESIDE: Final = 256
+_LAST_ANSWERS_S: Final = 1.0
 _log = structlog.get_logger()
 
 
@@ -79,10 +80,11 @@ async def _running(config: Config, stop: asyncio.Event) -> AsyncIterator[str]:
         stack.push_async_callback(launcher.close)
         handlers = _import(await launcher.open())
         supervisor = Supervisor(store, launcher, handlers, places, config.max_running)
-        stack.push_async_callback(supervisor.drain, config.drain_s)
-        runner = web.AppRunner(make_app(supervisor, config), access_log=None, shutdown_timeout=1.0)
+        runner = web.AppRunner(make_app(supervisor, config), access_log=None, shutdown_timeout=_LAST_ANSWERS_S)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
+        # Before the port closes: who waits for a pause gets its answer, and a load balancer sees that we are not ready.
+        stack.push_async_callback(supervisor.drain, config.drain_s)
         await supervisor.open()
         yield await _listen(runner, config)
         stop.set()

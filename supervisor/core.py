@@ -10,18 +10,21 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from intermission.handlers.registry import AnyHandler, Registry
 from intermission.handlers.schema import Fault, Invalid, Unencodable
 from intermission.state.ids import new_id
-from intermission.state.models import Change, NewTask, Task, Tombstone
-from intermission.state.status import Event, Reason, Status, after
+from intermission.state.models import Change, NewTask, Query, Task, Tombstone
+from intermission.state.status import Event, Reason, Status, after, allowed
 from intermission.state.store import Store, StoreFullError
 from intermission.supervisor.carrier import Carrier
 from intermission.supervisor.cleaner import Cleaner, remove_folder
 from intermission.supervisor.errors import (
+    AmbiguousError,
     ConflictError,
     GoneError,
+    NoneEligibleError,
     NoSpaceError,
     UnavailableError,
     UnknownServiceError,
@@ -32,6 +35,8 @@ from intermission.supervisor.places import Places
 from intermission.supervisor.process.launcher import Launcher
 from intermission.supervisor.usage import ChildView, usage
 
+_MOST_NAMED: Final = 200
+
 
 class Supervisor:
     """See the module. What routes may call comes first, the machinery below it."""
@@ -40,8 +45,8 @@ class Supervisor:
         self.store = store
         self.registry = registry
         self.max_running = max_running
+        self.places = places
         self._ledger = Ledger(store)
-        self._places = places
         self._cleaner = Cleaner(self._ledger, launcher, registry, places)
         self._carrier = Carrier(self._ledger, launcher, registry, places, self._cleaner, max_running=max_running)
         self._open = False
@@ -56,13 +61,13 @@ class Supervisor:
         """Tasks with a child now."""
         return self._carrier.running
 
-    def folder(self, task_id: str) -> Path:
-        """Where the task keeps its log and files."""
-        return self._places.folder(task_id)
-
     def child(self, task_id: str) -> ChildView | None:
         """What the task's child uses now; None without one."""
         return usage(self._carrier.child(task_id))
+
+    def service(self, name: str) -> str:
+        """The name of a service that there is. Raises `UnknownServiceError`."""
+        return self._handler(name).service
 
     # Verbs.
 
@@ -113,6 +118,37 @@ class Supervisor:
             case None:
                 raise UnknownTaskError(task_id)
 
+    async def of_service(self, service: str, task_id: str, user: str | None) -> Task:
+        """The task, if it is one of this service. Raises as `get`."""
+        found = await self.store.get(task_id, user)
+        if found is None or found.service != service:
+            raise UnknownTaskError(task_id)
+        if isinstance(found, Tombstone):
+            raise GoneError(found)
+        return found
+
+    async def only(self, service: str, user: str, verb: Event) -> Task:
+        """The user's only task of this service that can be told so.
+
+        Raises `NoneEligibleError` and `AmbiguousError`.
+        """
+        statuses = frozenset(status for status in Status if verb in allowed(status))
+        query = Query(user=user, service=service, statuses=statuses, limit=_MOST_NAMED)
+        eligible: list[Task] = []
+        while True:
+            page = await self.store.find(query)
+            eligible += [task for task in page.items if verb in allowed(task.status, task.reason)]
+            if page.next is None or len(eligible) > 1:
+                break
+            query = replace(query, before=page.next)
+        match eligible:
+            case []:
+                raise NoneEligibleError(service, verb)
+            case [task]:
+                return task
+            case several:
+                raise AmbiguousError(verb, [task.id for task in several])
+
     async def pause(self, task_id: str, user: str | None, by: str) -> Task:
         """Ask a task to stop: paused at once if it has no child, else pausing. Raises as `get`, and `ConflictError`."""
         _, task = await self._ask(task_id, user, by, Event.PAUSE, reason=Reason.REQUESTED)
@@ -144,7 +180,7 @@ class Supervisor:
             raise ConflictError(task, Event.DELETE)
         now = time.time()
         tombstone = Tombstone(id=task.id, service=task.service, user=task.user, gone_at=now, by=by, receipt=None)
-        await asyncio.to_thread(remove_folder, self.folder(task.id))
+        await asyncio.to_thread(remove_folder, self.places.folder(task.id))
         if not await self._ledger.bury(Change(task=task, event=Event.DELETE, at=now, by=by), tombstone):
             raise GoneError(tombstone)
         return tombstone
@@ -159,7 +195,8 @@ class Supervisor:
                 found = await self.store.get(task_id)
                 if found is None:
                     raise UnknownTaskError(task_id)
-                if isinstance(found, Tombstone) or until(found) or loop.time() >= deadline:
+                over = self._ledger.watchers.closed or loop.time() >= deadline
+                if isinstance(found, Tombstone) or over or until(found):
                     return found
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(deadline):
@@ -179,6 +216,7 @@ class Supervisor:
         self._open = False
         await self._carrier.drain(within_s)
         await self._cleaner.close()
+        self._ledger.watchers.close()
 
     # Inside.
 
@@ -192,7 +230,7 @@ class Supervisor:
         """The params as JSON, with their defaults, as the handler's type and its own checks accept them."""
         value = handler.params.check({} if params is None else params)
         if handler.checks:
-            await asyncio.to_thread(_run_checks, handler, value, self._places.sources)
+            await asyncio.to_thread(_run_checks, handler, value, self.places.sources)
         try:
             return handler.params.encode(value).decode()
         except Unencodable as error:

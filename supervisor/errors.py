@@ -45,3 +45,18 @@ class UnavailableError(SupervisorError):
 
 class NoSpaceError(SupervisorError):
     """The disk is full."""
+
+
+class AmbiguousError(SupervisorError):
+    """A verb without a task's id fits several tasks."""
+
+    def __init__(self, verb: Event, task_ids: list[str]) -> None:
+        super().__init__(f"{len(task_ids)} of your tasks could be told to {verb}: name one with ?task=")
+        self.task_ids = task_ids
+
+
+class NoneEligibleError(SupervisorError):
+    """A verb without a task's id fits no task."""
+
+    def __init__(self, service: str, verb: Event) -> None:
+        super().__init__(f"none of your {service} tasks can be told to {verb} now")

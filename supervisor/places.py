@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from intermission.handlers.base import output_path
+from intermission.supervisor.process.child import FILES_NAME, LOG_NAME
+
 
 @dataclass(frozen=True, slots=True)
 class Places:
@@ -14,3 +17,11 @@ class Places:
     def folder(self, task_id: str) -> Path:
         """A task's own folder."""
         return self.tasks / task_id
+
+    def output(self, task_id: str, name: str) -> Path:
+        """One of its outputs."""
+        return output_path(self.folder(task_id) / FILES_NAME, name)
+
+    def log(self, task_id: str) -> Path:
+        """What it printed."""
+        return self.folder(task_id) / LOG_NAME

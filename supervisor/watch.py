@@ -9,6 +9,8 @@ class Watchers:
 
     def __init__(self) -> None:
         self._waiting: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
+        self.closed = False
+        """Nothing will change any more: waiting is pointless."""
 
     def announce(self, task_id: str) -> None:
         """A change of this task has been committed."""
@@ -28,3 +30,9 @@ class Watchers:
             waiting.discard(future)
             if not waiting:
                 del self._waiting[task_id]
+
+    def close(self) -> None:
+        """Let everybody go with what is true now: a server that stops must not keep its clients waiting."""
+        self.closed = True
+        for task_id in list(self._waiting):
+            self.announce(task_id)

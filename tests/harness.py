@@ -188,9 +188,9 @@ class Server:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(OSError, psutil.Error):
-                if self.cookie() in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
-                    if process.status() != psutil.STATUS_ZOMBIE:
-                        found.append(f"{process.pid} {process.name()}")
+                ours = self.cookie() in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+                if ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(f"{process.pid} {process.name()}")
         return found
 
 

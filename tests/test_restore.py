@@ -11,9 +11,7 @@ from intermission.supervisor.restore import UnreadableError, durable, newest
 
 def row(sequence: int, **outputs: int) -> Checkpoint:
     """A checkpoint as the store has it."""
-    return Checkpoint(
-        sequence=sequence, attempt=1, version=1, state="{}", outputs=outputs, progress=None, saved_at=0.0
-    )
+    return Checkpoint(sequence=sequence, attempt=1, version=1, state="{}", outputs=outputs, progress=None, saved_at=0.0)
 
 
 def slots(folder: Path, *lengths: int) -> None:

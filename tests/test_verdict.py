@@ -34,7 +34,7 @@ RUNNING = Task(
     due_at=None,
 )
 PAUSING = replace(RUNNING, status=Status.PAUSING, reason=Reason.REQUESTED)
-NOW = Moment(1000.0, draining=False, uniform=lambda low, high: high)
+NOW = Moment(1000.0, draining=False, uniform=max)
 KILLED = Exit(signal=9)
 CLEAN = Exit(exit_code=0)
 RAISED = Ending(exit=Exit(exit_code=1), report=wire.Errored("exception", "ValueError", "no", "trace"))

@@ -52,7 +52,9 @@ def test_half_a_frame_is_kept_for_later() -> None:
     assert list(frames.feed(b"c\x00")) == [b"abc"]
 
 
-@pytest.mark.parametrize("payload", [b"", b"\x00", b"garbage", b"\x91\xa9PauseRequest", b"\x92\xa8Stopping\xa1x", b"\xc1"])
+@pytest.mark.parametrize(
+    "payload", [b"", b"\x00", b"garbage", b"\x91\xa9PauseRequest", b"\x92\xa8Stopping\xa1x", b"\xc1"]
+)
 def test_what_is_no_report_is_refused(payload: bytes) -> None:
     """Only the reports of a child decode as such: no garbage, no other direction's message, no wrong type."""
     with pytest.raises((msgspec.DecodeError, UnicodeDecodeError)):

@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from intermission.handlers import Fatal, Limits, Retry, Task, handler
@@ -103,52 +105,6 @@ class Fault:
     attempts: int = 1000
 
 
-@handler("faulty", retry=Retry(errors=3, base_s=0.01, cap_s=0.02), pause_grace_s=0.5)
-def faulty(task: Task[Fault, Count]) -> Count:
-    """Commit the fault in the first attempts, then succeed."""
-    task.state.n += 1
-    task.checkpoint()
-    if task.attempt > task.params.attempts:
-        return task.state
-    pipe = task._pipe.fileno()  # type: ignore[attr-defined]
-    match task.params.kind:
-        case "raise":
-            raise ValueError("this cannot be")
-        case "fatal":
-            raise Fatal("line 7: no such country")
-        case "exit":
-            sys.exit(3)
-        case "os_exit":
-            os._exit(0)
-        case "segv":
-            ctypes.string_at(0)
-        case "garbage":
-            os.write(pipe, b"\x00\x00\x00\x08garbage!")
-            time.sleep(60)
-        case "huge":
-            os.write(pipe, b"\x7f\xff\xff\xff")
-            time.sleep(60)
-        case "half":
-            os.write(pipe, b"\x00\x00\x01\x00half")
-        case "half_and_stay":
-            os.write(pipe, b"\x00\x00\x01\x00half")
-            time.sleep(60)
-        case "flood":
-            while True:
-                os.write(pipe, b"\x00\x00\x00\x07\x91\xa5Ready" * 1000)
-        case "state_type":
-            task.state.n = "seven"  # type: ignore[assignment]
-            task.checkpoint()
-        case "state_size":
-            task.state.n = 10**1_100_000 if hasattr(sys, "set_int_max_str_digits") else 0
-            task.checkpoint()
-        case "thread":
-            _checkpoint_in_thread(task)
-        case "weird_error":
-            raise UnprintableError
-    return task.state
-
-
 class UnprintableError(Exception):
     """An exception that cannot even say what it is."""
 
@@ -156,9 +112,31 @@ class UnprintableError(Exception):
         raise RuntimeError("no words")
 
 
-def _checkpoint_in_thread(task: Task[Fault, Count]) -> None:
-    import threading
+Faulty = Task[Fault, Count]
 
+
+def _raise(_: Faulty) -> None:
+    raise ValueError("this cannot be")
+
+
+def _fatal(_: Faulty) -> None:
+    raise Fatal("line 7: no such country")
+
+
+def _unprintable(_: Faulty) -> None:
+    raise UnprintableError
+
+
+def _group(_: Faulty) -> None:
+    raise ExceptionGroup("several", [ValueError("one"), KeyError("two")])
+
+
+def _state_type(task: Faulty) -> None:
+    task.state.n = "seven"  # type: ignore[assignment]
+    task.checkpoint()
+
+
+def _checkpoint_in_thread(task: Faulty) -> None:
     caught: list[BaseException] = []
 
     def save() -> None:
@@ -171,6 +149,49 @@ def _checkpoint_in_thread(task: Task[Fault, Count]) -> None:
     thread.start()
     thread.join()
     raise caught[0]
+
+
+def _say(text: bytes, *, stay: bool) -> Callable[[Faulty], None]:
+    def say(task: Faulty) -> None:
+        os.write(task._pipe.fileno(), text)  # type: ignore[attr-defined]
+        if stay:
+            time.sleep(60)
+
+    return say
+
+
+def _flood(task: Faulty) -> None:
+    while True:
+        os.write(task._pipe.fileno(), b"\x00\x00\x00\x07\x91\xa5Ready" * 1000)  # type: ignore[attr-defined]
+
+
+FAULTS: dict[str, Callable[[Faulty], object]] = {
+    "raise": _raise,
+    "fatal": _fatal,
+    "unprintable": _unprintable,
+    "group": _group,
+    "exit": lambda _: sys.exit(3),
+    "os_exit": lambda _: os._exit(0),
+    "segv": lambda _: ctypes.string_at(0),
+    "abort": lambda _: os.abort(),
+    "garbage": _say(b"\x00\x00\x00\x08garbage!", stay=True),
+    "huge": _say(b"\x7f\xff\xff\xff", stay=True),
+    "half": _say(b"\x00\x00\x01\x00half", stay=False),
+    "half_and_stay": _say(b"\x00\x00\x01\x00half", stay=True),
+    "flood": _flood,
+    "state_type": _state_type,
+    "thread": _checkpoint_in_thread,
+}
+
+
+@handler("faulty", retry=Retry(errors=3, base_s=0.01, cap_s=0.02), pause_grace_s=0.5)
+def faulty(task: Faulty) -> Count:
+    """Commit the fault in the first attempts, then succeed."""
+    task.state.n += 1
+    task.checkpoint()
+    if task.attempt <= task.params.attempts:
+        FAULTS[task.params.kind](task)
+    return task.state
 
 
 @dataclass
@@ -269,24 +290,15 @@ def _(task: Task[Effect, Count]) -> None:
     Path(task.params.path).unlink(missing_ok=True)
 
 
-@dataclass
-class Deadly:
-    """A state whose making kills the child, once, where a mark says so: before it is ready."""
-
-    n: int = 0
-    made_by: int = field(default_factory=os.getpid)
-
-    def __post_init__(self) -> None:
-        mark = Path("kill-before-ready")
-        if "forkserver" in " ".join(sys.orig_argv) and os.environ.get("TMPDIR", "").endswith("/tmp") and mark.exists():
-            mark.unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
+def _die_before_ready() -> None:
+    """Kill the next child before it has said a word, if a test has left a mark for it."""
+    mark = os.environ.get("TOYS_DIE_BEFORE_READY")
+    if mark and os.path.exists(mark):
+        os.unlink(mark)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-@handler("deadly")
-def deadly(task: Task[Nothing, Deadly]) -> Count:
-    """Do nothing, if it gets that far."""
-    return Count(task.attempt)
+os.register_at_fork(after_in_child=_die_before_ready)
 
 
 @handler("last_words", pause_grace_s=2.0)
@@ -323,13 +335,13 @@ def stuck(task: Task[Seconds, Count]) -> Count:
 @handler("printer")
 def printer(task: Task[Count, Count]) -> Count:
     """Print in every way there is."""
-    print("from print")
+    print("from print")  # noqa: T201 -- that is the point
     sys.stderr.write("from stderr\n")
     os.write(1, b"from the descriptor\n")
     subprocess.run(["echo", "from a subprocess"], check=True)
     task.log.info("from the log")
     for n in range(task.params.n):
-        print("x" * 1000, n)
+        print("x" * 1000, n)  # noqa: T201 -- as above
     return task.params
 
 

@@ -331,7 +331,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def prepare_streams() -> None:
-    """Called once in the fork server, so that no child pays for it: text that cannot be printed is escaped, not raised."""
+    """Have text that cannot be printed escaped, not raised. Once in the fork server, so that no child pays for it."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)

@@ -1,0 +1,79 @@
+"""The verbs as HTTP answers, the same for a task by its id and for a service's only task.
+
+A pause or a terminate is answered with 200 when it is so, and otherwise with 202 and the status as it is.
+"""
+
+from typing import Final
+
+from aiohttp import web
+
+from intermission.state.models import Task, Tombstone
+from intermission.state.status import RESTING, Status
+from intermission.supervisor.core import Supervisor
+from intermission.supervisor.errors import GoneError
+from intermission.supervisor.routes import requests, views
+from intermission.supervisor.routes.guard import CALLER
+
+SUPERVISOR: Final = web.AppKey("supervisor", Supervisor)
+_STOP_WAIT_S: Final = 10.0
+
+
+async def found(request: web.Request) -> Task:
+    """The task that the address names. Raises `UnknownTaskError` and `GoneError`."""
+    task_id = requests.task_id(request.match_info["id"])
+    return await request.app[SUPERVISOR].get(task_id, request[CALLER].scope)
+
+
+def task(request: web.Request, shown: Task, status: int = 200, **headers: str) -> web.Response:
+    """The task, whole."""
+    child = request.app[SUPERVISOR].child(shown.id)
+    return requests.answer(request, views.task(shown, child), status, **headers)
+
+
+async def started(request: web.Request, fresh: Task) -> web.Response:
+    """A task that has just been accepted; with a wait, as it is when it rests."""
+    return task(request, await _resting(request, fresh), 202, Location=f"/tasks/{fresh.id}")
+
+
+async def pause(request: web.Request, task_id: str) -> web.Response:
+    """Pause it, and wait until it is."""
+    supervisor, caller = request.app[SUPERVISOR], request[CALLER]
+    await supervisor.pause(task_id, caller.scope, by=caller.user)
+    wait_s = requests.wait_s(request, _STOP_WAIT_S)
+    now = _there(await supervisor.wait(task_id, lambda now: now.status is not Status.PAUSING, wait_s))
+    return task(request, now, 200 if now.status is Status.PAUSED else 202)
+
+
+async def resume(request: web.Request, task_id: str) -> web.Response:
+    """Let it go on; with a wait, until it rests again."""
+    caller = request[CALLER]
+    resumed = await request.app[SUPERVISOR].resume(task_id, caller.scope, by=caller.user)
+    return task(request, await _resting(request, resumed), 202)
+
+
+async def terminate(request: web.Request, task_id: str) -> web.Response:
+    """Terminate it, and wait until nothing of it is left."""
+    supervisor, caller = request.app[SUPERVISOR], request[CALLER]
+    await supervisor.terminate(task_id, caller.scope, by=caller.user)
+    wait_s = requests.wait_s(request, _STOP_WAIT_S)
+    now = await supervisor.wait(task_id, lambda now: now.status is not Status.TERMINATING, wait_s)
+    if isinstance(now, Tombstone):
+        return requests.answer(request, views.terminated(now))
+    return task(request, now, 202)
+
+
+VERBS: Final = {"pause": pause, "resume": resume, "terminate": terminate}
+
+
+async def _resting(request: web.Request, now: Task) -> Task:
+    wait_s = requests.wait_s(request, 0.0)
+    if wait_s == 0:
+        return now
+    return _there(await request.app[SUPERVISOR].wait(now.id, lambda task: task.status in RESTING, wait_s))
+
+
+def _there(found: Task | Tombstone) -> Task:
+    """The task; somebody may have terminated it meanwhile."""
+    if isinstance(found, Tombstone):
+        raise GoneError(found)
+    return found

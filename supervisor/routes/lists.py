@@ -1,0 +1,58 @@
+"""Lists of tasks: filters, pages and cursors."""
+
+from typing import Final
+
+from aiohttp import web
+
+from intermission.state.models import Query
+from intermission.state.status import Status
+from intermission.supervisor.errors import UnknownTaskError
+from intermission.supervisor.routes import requests, views
+from intermission.supervisor.routes.answers import SUPERVISOR
+from intermission.supervisor.routes.guard import CALLER
+from intermission.supervisor.routes.problems import Problem, misfit
+
+PARAMETERS: Final = ("status", "label", "limit", "cursor")
+REPEATABLE: Final = ("status", "label")
+_DEFAULT_LIMIT: Final = 50
+_MAX_LIMIT: Final = 200
+
+
+async def page(request: web.Request, values: dict[str, list[str]], service: str | None) -> web.Response:
+    """One page of what the caller may see, newest first. Raises `Problem` (422) for filters that are none."""
+    query = Query(
+        user=request[CALLER].scope,
+        service=service,
+        statuses=_statuses(values.get("status", [])),
+        labels=_labels(values.get("label", [])),
+        before=_cursor(values),
+        limit=requests.integer(values, "limit", _DEFAULT_LIMIT, 1, _MAX_LIMIT),
+    )
+    found = await request.app[SUPERVISOR].store.find(query)
+    return requests.answer(request, {"items": [views.task_item(task) for task in found.items], "next": found.next})
+
+
+def _statuses(given: list[str]) -> frozenset[Status]:
+    known = [status.value for status in Status if status is not Status.GONE]
+    if wrong := [text for text in given if text not in known]:
+        raise _misfit("status", f"{', '.join(map(repr, wrong))}: there are {', '.join(known)}")
+    return frozenset(map(Status, given))
+
+
+def _labels(given: list[str]) -> dict[str, str]:
+    if any(not text.partition(":")[0] or ":" not in text for text in given):
+        raise _misfit("label", "Must be a name, a colon and a value")
+    return dict(text.split(":", 1) for text in given)
+
+
+def _cursor(values: dict[str, list[str]]) -> str | None:
+    if "cursor" not in values:
+        return None
+    try:
+        return requests.task_id(values["cursor"][0])
+    except UnknownTaskError:
+        raise _misfit("cursor", "Must be the next of the page before") from None
+
+
+def _misfit(parameter: str, detail: str) -> Problem:
+    return misfit([{"parameter": parameter, "detail": detail}], "the query does not fit")

@@ -1,0 +1,134 @@
+"""Every error that a client sees: one table from exceptions to RFC 9457, applied by one middleware."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from intermission.handlers.schema import Fault, Invalid
+from intermission.state.status import allowed
+from intermission.state.store import StoreError, StoreFullError
+from intermission.supervisor.errors import (
+    AmbiguousError,
+    ConflictError,
+    GoneError,
+    NoneEligibleError,
+    NoSpaceError,
+    UnavailableError,
+    UnknownServiceError,
+    UnknownTaskError,
+)
+from intermission.supervisor.routes import views
+
+_TYPE: Final = "https://intermission.dev/problems/"
+_DETAILS: Final = {
+    HTTPStatus.NOT_FOUND: "there is nothing at this address",
+    HTTPStatus.METHOD_NOT_ALLOWED: "this address does not take {method}; see Allow for what it takes",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the body is larger than 1 MiB; send less, or refer to larger input by name",
+}
+_PLAIN: Final[dict[type[Exception], tuple[int, str]]] = {
+    UnknownServiceError: (404, "unknown-service"),
+    UnknownTaskError: (404, "unknown-task"),
+    NoneEligibleError: (404, "none-eligible"),
+    UnavailableError: (503, "unavailable"),
+    NoSpaceError: (507, "no-space"),
+    StoreFullError: (507, "no-space"),
+}
+_log = structlog.get_logger()
+
+
+@dataclass
+class Problem(Exception):  # noqa: N818 -- the RFC's own word
+    """An answer that is an error. ``slug`` is its stable identifier, ``detail`` a sentence that says what to do."""
+
+    status: int
+    slug: str
+    detail: str
+    members: Mapping[str, object] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def response(self) -> web.Response:
+        """The answer as it is sent."""
+        retry = {"Retry-After": "1"} if self.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
+        body = {
+            "type": _TYPE + self.slug,
+            "title": self.slug.replace("-", " ").capitalize(),
+            "status": self.status,
+            "detail": self.detail,
+            **self.members,
+        }
+        return web.Response(
+            body=msgspec.json.encode(body),
+            status=self.status,
+            content_type="application/problem+json",
+            headers={"Cache-Control": "no-store", **retry, **self.headers},
+        )
+
+
+def misfit(faults: list[dict[str, str]], what: str) -> Problem:
+    """Something that does not fit, with every fault."""
+    return Problem(422, "invalid", f"{what}: see errors for each fault", {"errors": faults})
+
+
+@web.middleware
+async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn what was raised into an answer. What nobody expected is logged whole and told in one sentence."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        return _of_http(error, request).response()
+    except Exception as error:  # noqa: BLE001 -- the border: nothing unexpected may reach a client as it is
+        problem = _of(error)
+        if problem is None:
+            _log.exception("a request failed", method=request.method, path=request.path)
+            problem = Problem(500, "internal", "the server made a mistake; its log says more")
+        return problem.response()
+
+
+def _of_http(error: web.HTTPException, request: web.Request) -> Problem:
+    status = HTTPStatus(error.status)
+    detail = _DETAILS.get(status, status.description or status.phrase).format(method=request.method)
+    kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+    return Problem(status, status.phrase.lower().replace(" ", "-"), detail, headers=kept)
+
+
+def _of(error: Exception) -> Problem | None:
+    """The table."""
+    said = str(error)
+    match error:
+        case Problem():
+            problem = error
+        case Invalid():
+            problem = misfit([_fault(fault) for fault in error.faults], "the params do not fit")
+        case ConflictError(task=task):
+            can = allowed(task.status, task.reason)
+            problem = Problem(409, "not-now", said, {"id": task.id, "task_status": task.status, "allowed": can})
+        case AmbiguousError():
+            problem = Problem(409, "several-tasks", said, {"tasks": error.task_ids})
+        case GoneError():
+            problem = Problem(410, "gone", said, _remains(error))
+        case StoreError() if not isinstance(error, StoreFullError):
+            _log.error("the store did not answer", error=said)
+            problem = Problem(503, "store", "the database does not answer; try again")
+        case _ if type(error) in _PLAIN:
+            problem = Problem(*_PLAIN[type(error)], said)
+        case _:
+            return None
+    return problem
+
+
+def _fault(fault: Fault) -> dict[str, str]:
+    return {"pointer": fault.pointer, "detail": fault.message}
+
+
+def _remains(error: GoneError) -> dict[str, Any]:
+    stone = error.tombstone
+    receipt = None if stone.receipt is None else views.receipt(stone.receipt)
+    return {"id": stone.id, "service": stone.service, "gone_at": views.time(stone.gone_at), "receipt": receipt}

@@ -1,0 +1,93 @@
+"""What a request says, checked: its body, its query, its preferences. And how JSON is answered."""
+
+import re
+from collections.abc import Collection
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from intermission.handlers.schema import Invalid, loads
+from intermission.supervisor.errors import UnknownTaskError
+from intermission.supervisor.routes.problems import Problem, misfit
+
+MAX_BODY_BYTES: Final = 1 << 20
+MAX_WAIT_S: Final = 60.0
+_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_WAIT: Final = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?(?=\s*(?:[,;]|$))', re.ASCII | re.IGNORECASE)
+_BOUND: Final = 1_000_000_000
+
+
+async def json_body(request: web.Request) -> Any:
+    """The body as parsed JSON; an empty one is an empty object. Raises `Problem` (400, 413, 415)."""
+    text = await request.read()
+    if not text.strip():
+        return {}
+    kind = request.content_type
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        said = f"it is {kind}" if "Content-Type" in request.headers else "it has no Content-Type"
+        raise Problem(415, "unsupported-media-type", f"the body must be JSON, and {said}: send application/json")
+    try:
+        return loads(text)
+    except Invalid as error:
+        raise Problem(400, "malformed-json", f"the body is {error.faults[0].message}") from None
+
+
+def query(request: web.Request, *known: str, repeatable: Collection[str] = ()) -> dict[str, list[str]]:
+    """The query's values by name. Raises `Problem` (422) with every name that is unknown or repeated."""
+    faults = []
+    values = {name: [str(value) for value in request.query.getall(name)] for name in request.query}
+    for name, given in values.items():
+        if name not in known:
+            may = f"there are: {', '.join(known)}" if known else "there are none here"
+            faults.append({"parameter": name, "detail": f"Unknown parameter; {may}"})
+        elif len(given) > 1 and name not in repeatable:
+            faults.append({"parameter": name, "detail": "Given more than once"})
+        elif any("\ufffd" in value or "\x00" in value or not value.isprintable() for value in given):
+            faults.append({"parameter": name, "detail": "Not printable UTF-8"})
+    if faults:
+        raise misfit(faults, "the query does not fit")
+    return values
+
+
+def integer(values: dict[str, list[str]], name: str, default: int, least: int, most: int = _BOUND) -> int:
+    """A whole number of the query. Raises `Problem` (422)."""
+    if name not in values:
+        return default
+    text = values[name][0]
+    number = int(text) if re.fullmatch(r"\d{1,10}", text, re.ASCII) else -1
+    if not least <= number <= most:
+        detail = f"Must be a whole number from {least} to {most}"
+        raise misfit([{"parameter": name, "detail": detail}], "the query does not fit")
+    return number
+
+
+def task_id(text: str) -> str:
+    """A task's id. Raises `UnknownTaskError` for what cannot be one."""
+    if not _ID.fullmatch(text):
+        raise UnknownTaskError(repr(text[:64]))
+    return text
+
+
+def wait_s(request: web.Request, default: float) -> float:
+    """How long the client would wait (RFC 7240), at most `MAX_WAIT_S`. A preference that is none is left aside."""
+    asked = _asked_wait_s(request)
+    return default if asked is None else asked
+
+
+def answer(request: web.Request, body: object, status: int = 200, **headers: str) -> web.Response:
+    """A JSON answer, saying which wait was applied."""
+    sent = {"Cache-Control": "no-store", **headers}
+    if (asked := _asked_wait_s(request)) is not None and request.method == "POST":
+        sent["Preference-Applied"] = f"wait={asked:.0f}"
+    return web.Response(
+        body=msgspec.json.encode(body),
+        status=status,
+        content_type="application/json",
+        headers=sent,
+    )
+
+
+def _asked_wait_s(request: web.Request) -> float | None:
+    found = _WAIT.search(",".join(request.headers.getall("Prefer", ())))
+    return min(float(found[1]), MAX_WAIT_S) if found else None

@@ -1,0 +1,206 @@
+"""What clients see of the records: plain values for the JSON encoder, named as the API names them."""
+
+import json
+import math
+import mimetypes
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from intermission.state.models import (
+    Attempt,
+    Checkpoint,
+    ErrorInfo,
+    EventRecord,
+    Progress,
+    Receipt,
+    Task,
+    Tombstone,
+)
+from intermission.state.status import allowed
+from intermission.supervisor.usage import ChildView
+
+Json = dict[str, Any]
+
+
+def task(of: Task, child: ChildView | None) -> Json:
+    """A task, whole."""
+    item = task_item(of)
+    checkpoint = of.checkpoint
+    if checkpoint is not None:
+        item["checkpoint"]["state"] = stored(checkpoint.state)
+    return {
+        **item,
+        "params": stored(of.params),
+        "result": None if of.result is None else stored(of.result),
+        "child": None if child is None else _child(child),
+        "files": [] if checkpoint is None else _files(of.id, checkpoint.outputs),
+    }
+
+
+def task_item(of: Task) -> Json:
+    """A task as lists show it: without what may be large."""
+    checkpoint = of.checkpoint
+    return {
+        "id": of.id,
+        "service": of.service,
+        "user": of.user,
+        "status": of.status,
+        "reason": of.reason,
+        "priority": of.priority,
+        "labels": of.labels,
+        "attempt": of.attempt,
+        "errors_left": of.errors_left,
+        "progress": None if checkpoint is None or checkpoint.progress is None else _progress(checkpoint.progress),
+        "checkpoint": None if checkpoint is None else _checkpoint(checkpoint),
+        "error": None if of.error is None else error(of.error),
+        "created_at": time(of.created_at),
+        "started_at": time(of.started_at),
+        "finished_at": time(of.finished_at),
+        "due_at": time(of.due_at),
+        "allowed": allowed(of.status, of.reason),
+    }
+
+
+def terminated(stone: Tombstone) -> Json:
+    """What a terminate answers when the task is gone."""
+    return {
+        "id": stone.id,
+        "status": "terminated",
+        "receipt": None if stone.receipt is None else receipt(stone.receipt),
+    }
+
+
+def receipt(of: Receipt) -> Json:
+    """What a terminate did."""
+    processes = [{**process, "started_at": _time_of(process)} for process in of.processes]
+    return {
+        "processes": processes,
+        "survivors": of.survivors,
+        "cleaned": of.cleaned,
+        "files_deleted": of.files_deleted,
+    }
+
+
+def attempt(of: Attempt) -> Json:
+    """One attempt; what its end would say is null while it runs."""
+    end = of.end
+    return {
+        "attempt": of.attempt,
+        "kind": of.kind,
+        "started_at": time(of.started_at),
+        "ended_at": end and time(end.ended_at),
+        "outcome": end and end.outcome,
+        "exit_code": end and end.exit_code,
+        "signal": end and end.signal,
+        "cpu_s": end and end.cpu_s,
+        "peak_memory_bytes": end and end.peak_memory_bytes,
+        "error": error(end.error) if end and end.error else None,
+    }
+
+
+def event(of: EventRecord) -> Json:
+    """One line of a history."""
+    return {
+        "id": of.id,
+        "task": of.task_id,
+        "at": time(of.at),
+        "event": of.event or "created",
+        "status": of.status,
+        "reason": of.reason,
+        "attempt": of.attempt,
+        "by": of.by,
+    }
+
+
+def error(of: ErrorInfo) -> Json:
+    """Why an attempt errored."""
+    return {
+        "kind": of.kind,
+        "type": of.type,
+        "message": of.message,
+        "traceback": of.traceback,
+        "exit_code": of.exit_code,
+        "signal": of.signal,
+        "attempt": of.attempt,
+    }
+
+
+def time(seconds: float | None) -> str | None:
+    """RFC 3339 in UTC, to the millisecond."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def stored(text: str) -> msgspec.Raw:
+    """JSON as it is stored, not parsed again.
+
+    NaN and infinities, which a state may hold and Python's JSON can write, would make the answer unreadable to other
+    clients: they become null, as JavaScript has it.
+    """
+    if "NaN" in text or "Infinity" in text:
+        text = json.dumps(json.loads(text, parse_constant=lambda _: None))
+    return msgspec.Raw(text)
+
+
+def media_type(name: str) -> str:
+    """What a file's name says that it is."""
+    return mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+
+def _progress(of: Progress) -> Json:
+    percent = eta_s = None
+    if of.total:
+        percent = round(100 * of.done / of.total, 1)
+        if of.per_second:
+            eta_s = round(max(of.total - of.done, 0) / of.per_second, 1)
+    return {
+        "done": _number(of.done),
+        "total": _number(of.total),
+        "unit": of.unit,
+        "percent": _number(percent),
+        "per_second": _number(of.per_second),
+        "eta_s": _number(eta_s),
+    }
+
+
+def _number(value: float | None) -> float | int | None:
+    """A count as a count: handlers say 3, the store keeps 3.0."""
+    if value is None or not math.isfinite(value):
+        return None
+    return int(value) if value == int(value) else value
+
+
+def _checkpoint(of: Checkpoint) -> Json:
+    return {"sequence": of.sequence, "saved_at": time(of.saved_at), "version": of.version}
+
+
+def _child(of: ChildView) -> Json:
+    return {
+        "pid": of.pid,
+        "node": "localhost",
+        "started_at": time(of.started_at),
+        "cpu_s": of.cpu_s,
+        "rss_bytes": of.rss_bytes,
+    }
+
+
+def _files(task_id: str, outputs: Mapping[str, int]) -> list[Json]:
+    return [
+        {
+            "name": name,
+            "size_bytes": size,
+            "media_type": media_type(name),
+            "href": f"/tasks/{task_id}/files/{quote(name)}",
+        }
+        for name, size in sorted(outputs.items())
+    ]
+
+
+def _time_of(process: Mapping[str, object]) -> str | None:
+    started_at = process.get("started_at")
+    return time(started_at) if isinstance(started_at, int | float) else None
