@@ -93,7 +93,7 @@ async def _running(config: Config, stop: asyncio.Event) -> AsyncIterator[str]:
 def _places(config: Config) -> Places:
     try:
         for folder in (config.data_dir, config.tasks_dir, config.sources_dir):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         probe = config.data_dir / ".writable"
         probe.write_bytes(b"")
         probe.unlink()
