@@ -103,7 +103,7 @@ def _columns(change: Change, target: Status) -> Mapping[str, Any]:
 
 def claim(limit: int, services: Collection[str], at: float, *, wary: bool) -> Operation[list[Task]]:
     """See `Store.claim`."""
-    index, losses = ("tasks_wary", ">= 2") if wary else ("tasks_ready", "< 2")
+    index, losses = ("tasks_wary", ">= 3") if wary else ("tasks_ready", "< 3")
     of_service = _NEXT_OF_SERVICE.format(index=index, losses=losses)
     sql = _CLAIM.format(next=" UNION ALL ".join([of_service] * len(services)))
     values = [at, *(value for service in services for value in (service, limit)), limit]

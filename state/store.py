@@ -62,7 +62,7 @@ class Store(Protocol):
 
         Higher priority first, then first come first served. Tasks whose ``due_at`` is later than ``at`` are left; that
         of the others is cleared.
-        With ``wary``, only tasks with two or more losses are taken; without, only the others.
+        With ``wary``, only tasks with three or more losses are taken; without, only the others.
         """
 
     async def save(self, task_id: str, attempt: int, checkpoint: Checkpoint) -> bool:

@@ -5,7 +5,7 @@ from typing import Final
 
 from intermission.handlers.base import Retry
 
-ALONE_AFTER: Final = 2
+ALONE_AFTER: Final = 3
 """Losses at one checkpoint after which a task is launched with nothing beside it: it may be what kills the others."""
 GIVE_UP_AFTER: Final = 5
 """Losses at one checkpoint after which a task fails, resumable."""

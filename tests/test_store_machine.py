@@ -95,7 +95,7 @@ class StoreMachine(RuleBasedStateMachine):
             if row["status"] is Status.PENDING
             and row["service"] in some
             and row["due_at"] is None
-            and (row["losses"] >= 2) is wary
+            and (row["losses"] >= 3) is wary
         ]
         expected = [task_id for _, task_id in sorted(waiting)[:limit]]
         claimed = self.run(self.store.claim(limit, some, at, wary=wary))
@@ -113,7 +113,7 @@ class StoreMachine(RuleBasedStateMachine):
         copy=copies,
         pick=st.integers(0, 20),
         raised=st.booleans(),
-        losses=st.integers(0, 3),
+        losses=st.integers(0, 4),
         due_at=st.none() | times,
         saved=st.none() | sequences,
         ends=st.booleans(),

@@ -128,7 +128,7 @@ def test_losses_at_one_place() -> None:
         task = replace(task, losses=change.losses, lost_sequence=change.lost_sequence)
     assert seen == [
         (Event.LOST, False),
-        (Event.LOST, True),
+        (Event.LOST, False),
         (Event.LOST, True),
         (Event.LOST, True),
         (Event.REFUSED, False),

@@ -34,9 +34,9 @@ CREATE INDEX tasks_moving_of_user ON tasks (user, id)
     WHERE status IN ('pending', 'running', 'pausing', 'retrying', 'terminating');
 -- Who is next. A service with a long queue and no free place is not looked through to find another one's task.
 CREATE INDEX tasks_ready ON tasks (service, priority DESC, id)
-    WHERE status = 'pending' AND due_at IS NULL AND losses < 2;
+    WHERE status = 'pending' AND due_at IS NULL AND losses < 3;
 CREATE INDEX tasks_wary ON tasks (service, priority DESC, id)
-    WHERE status = 'pending' AND due_at IS NULL AND losses >= 2;
+    WHERE status = 'pending' AND due_at IS NULL AND losses >= 3;
 -- What becomes due.
 CREATE INDEX tasks_delayed ON tasks (due_at) WHERE status = 'pending' AND due_at IS NOT NULL;
 CREATE INDEX tasks_retrying ON tasks (due_at) WHERE status = 'retrying';

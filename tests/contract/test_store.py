@@ -331,11 +331,11 @@ class TestClaim:
         assert ids(claimed) == [later.id, third.id]
         assert claimed[0].due_at is None
 
-    async def test_only_a_wary_claim_takes_what_was_lost_twice(self, store: Store) -> None:
+    async def test_only_a_wary_claim_takes_what_was_lost_three_times(self, store: Store) -> None:
         """And it takes nothing else."""
         plain, suspect = await running(store, service="s"), await running(store, service="s")
-        await step(store, plain, Event.LOST, losses=1)
-        await step(store, suspect, Event.LOST, losses=2)
+        await step(store, plain, Event.LOST, losses=2)
+        await step(store, suspect, Event.LOST, losses=3)
         assert ids(await store.claim(9, ["s"], now())) == [plain.id]
         assert ids(await store.claim(9, ["s"], now(), wary=True)) == [suspect.id]
 
