@@ -31,6 +31,9 @@ class Invalid(ValueError):  # noqa: N818 -- it reads as what it says: the input 
 _CONFIG: Final = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 """What a type gets where its author has decided nothing: no unknown fields, and NaN comes back from a checkpoint."""
 
+_DOUBLE_DIGITS: Final = 308
+"""An integer of so many digits is surely within the range of a double."""
+
 _MESSAGES: Final = {
     "unexpected_keyword_argument": "Unknown field",  # as pydantic says it of a dataclass
     "extra_forbidden": "Unknown field",
@@ -67,9 +70,10 @@ class Schema(Generic[T]):
     def check(self, value: object) -> T:
         """The typed value of parsed JSON. Raises `Invalid` with every fault."""
         # Through JSON once more: only pydantic's JSON mode takes lists for tuples and strings for dates in strict.
-        text = json.dumps(value, ensure_ascii=False)
         try:
-            return self.load(text.encode())
+            return self.load(json.dumps(value, ensure_ascii=False).encode())
+        except RecursionError:  # what could just be parsed cannot always be written, from deeper in the stack
+            raise Invalid([Fault("", "nested too deeply")]) from None
         except UnicodeEncodeError:
             raise Invalid([Fault("", r"a string holds half of a surrogate pair (\ud800 to \udfff)")]) from None
 
@@ -91,7 +95,9 @@ class Schema(Generic[T]):
 def loads(text: bytes | str) -> Any:
     """Parse JSON (RFC 8259, so without NaN), in which a float without fraction is an integer. Raises `Invalid`."""
     try:
-        return json.loads(text, parse_float=_number, parse_constant=_no_constant)
+        # Decoded here: json would guess at UTF-16 and UTF-32, and let halves of surrogate pairs pass.
+        text = text.decode() if isinstance(text, bytes) else text
+        return json.loads(text, parse_float=_number, parse_int=_integer, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise Invalid([Fault("", f"not UTF-8: {error.reason} at byte {error.start}")]) from None
     except json.JSONDecodeError as error:
@@ -112,6 +118,12 @@ def _number(text: str) -> float | int:
     if math.isinf(value):
         raise ValueError(f"{text[:40]} is too large a number")
     return int(value) if value.is_integer() else value
+
+
+def _integer(text: str) -> int:
+    if len(text) > _DOUBLE_DIGITS:
+        _number(text)  # a field of type float would make it infinite
+    return int(text)
 
 
 def _no_constant(name: str) -> float:

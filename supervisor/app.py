@@ -80,7 +80,8 @@ async def _running(config: Config, stop: asyncio.Event) -> AsyncIterator[str]:
         stack.push_async_callback(launcher.close)
         handlers = _import(await launcher.open())
         supervisor = Supervisor(store, launcher, handlers, places, config.max_running)
-        runner = web.AppRunner(make_app(supervisor, config), access_log=None, shutdown_timeout=_LAST_ANSWERS_S)
+        app = make_app(supervisor, config)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS_S, auto_decompress=False)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         # Before the port closes: who waits for a pause gets its answer, and a load balancer sees that we are not ready.
@@ -132,7 +133,7 @@ async def _listen(runner: web.AppRunner, config: Config) -> str:
         )
         raise StartError(message) from None
     host, port = runner.addresses[0][:2]
-    return f"http://{host}:{port}"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _check_platform() -> None:

@@ -82,7 +82,7 @@ class Supervisor:
     ) -> Task:
         """Accept a task; it is on disk when this returns.
 
-        ``params`` is parsed JSON, None for none. Raises `UnknownServiceError`, `Invalid`, `UnavailableError` and
+        ``params`` is parsed JSON. Raises `UnknownServiceError`, `Invalid`, `UnavailableError` and
         `NoSpaceError`.
         """
         if not self._open:
@@ -228,7 +228,7 @@ class Supervisor:
 
     async def _checked(self, handler: AnyHandler, params: object) -> str:
         """The params as JSON, with their defaults, as the handler's type and its own checks accept them."""
-        value = handler.params.check({} if params is None else params)
+        value = handler.params.check(params)
         if handler.checks:
             await asyncio.to_thread(_run_checks, handler, value, self.places.sources)
         try:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import http.client
+import io
 import json
 import os
 import signal
@@ -116,6 +118,36 @@ class Server:
         async with self.session.request(method, self.url + path, **options) as response:
             return Answer(response.status, response.headers, await response.read())
 
+    async def talk(self, said: bytes, *, hang_up: bool = False) -> bytes:
+        """Bytes to the port, exactly these; all that comes back until the server closes.
+
+        With ``hang_up`` the server is told that no more will come: what it waits for would never arrive.
+        """
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        heard = b""
+        with contextlib.suppress(ConnectionError):  # it closed while there was more to be read
+            async with asyncio.timeout(20):
+                writer.write(said)
+                await writer.drain()
+                if hang_up:
+                    writer.write_eof()
+                while block := await reader.read(1 << 16):
+                    heard += block
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        return heard
+
+    async def exactly(self, line: str, *headers: str, body: bytes = b"") -> Answer:
+        """A request whose line (``GET /tasks``) and headers are sent as they are; no client mends them on the way."""
+        named = {header.partition(":")[0].lower() for header in headers}
+        fill = ["Connection: close"]
+        fill += [] if "host" in named else ["Host: localhost"]
+        fill += [] if named & {"content-length", "transfer-encoding"} else [f"Content-Length: {len(body)}"]
+        head = "\r\n".join([f"{line} HTTP/1.1", *fill, *headers, "", ""])
+        return parsed(await self.talk(head.encode("latin-1") + body), line.partition(" ")[0])
+
     async def launch(self, service: str, params: Json | None = None) -> str:
         """Start a task; its id."""
         answer = await self.ask("POST", f"/{service}/start", json=params or {})
@@ -194,6 +226,40 @@ class Server:
         return found
 
 
+class _Recorded:
+    """A socket as `http.client` wants one."""
+
+    def __init__(self, heard: bytes) -> None:
+        self._heard = heard
+
+    def makefile(self, _mode: str) -> io.BytesIO:
+        return io.BytesIO(self._heard)
+
+
+def parsed(heard: bytes, method: str = "GET") -> Answer:
+    """An answer from its bytes."""
+    response = http.client.HTTPResponse(_Recorded(heard), method=method)  # type: ignore[arg-type]
+    response.begin()
+    return Answer(response.status, response.headers, response.read())
+
+
+def problem(answer: Answer, status: int, slug: str) -> Json:
+    """The problem that an answer must be (RFC 9457)."""
+    assert answer.status == status, answer.body
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    said: Json = answer.json
+    assert said["type"] == f"https://intermission.dev/problems/{slug}"
+    assert said["status"] == status
+    assert said["title"]
+    assert said["detail"]
+    return said
+
+
+def pointers(said: Json) -> set[str]:
+    """Where a problem says that something is wrong: JSON pointers into the body, names of parameters."""
+    return {fault["pointer"] if "pointer" in fault else fault["parameter"] for fault in said["errors"]}
+
+
 async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 20, what: Callable[[], str] = str) -> None:
     """Wait until the condition holds, looking again every few milliseconds; AssertionError when time is over."""
     deadline = time.monotonic() + within_s
@@ -211,6 +277,16 @@ async def serving(data: Path, **settings: str) -> AsyncIterator[Server]:
         yield await server.start()
     finally:
         await server.close()
+
+
+@contextlib.asynccontextmanager
+async def flawless(data: Path, **settings: str) -> AsyncIterator[Server]:
+    """As `serving`, of a server that must not have made a mistake of its own by the end, and that stops in order."""
+    async with serving(data, **settings) as server:
+        yield server
+        assert await server.stop() == 0
+        await server.close()  # reads the log to its end
+        assert [line for line in server.log if "a request failed" in line] == []
 
 
 def send(pid: int, number: signal.Signals = signal.SIGKILL) -> None:

@@ -28,6 +28,8 @@ def bearer(secret: str) -> Callable[[web.Request], Caller]:
             claims = jwt.decode(token.strip(), secret, algorithms=[_ALGORITHM], options={"require": ["sub"]})
         except jwt.ExpiredSignatureError:
             raise _refused("the token has expired; get a new one") from None
+        except UnicodeError:  # bytes beyond ASCII arrive as lone surrogates
+            raise _refused("the token is not valid: it is not ASCII") from None
         except jwt.InvalidTokenError as error:
             raise _refused(f"the token is not valid: {error}") from None
         return _caller(claims)

@@ -18,16 +18,23 @@ _DEFAULT_LIMIT: Final = 50
 _MAX_LIMIT: Final = 200
 
 
-async def page(request: web.Request, values: dict[str, list[str]], service: str | None) -> web.Response:
-    """One page of what the caller may see, newest first. Raises `Problem` (422) for filters that are none."""
+async def page(
+    request: web.Request, values: dict[str, list[str]], user: str | None, service: str | None
+) -> web.Response:
+    """One page of what the caller may see of a user's tasks (None: everybody's), newest first.
+
+    Raises `Problem` (422) for filters that are none.
+    """
     query = Query(
-        user=request[CALLER].scope,
+        user=user,
         service=service,
         statuses=_statuses(values.get("status", [])),
         labels=_labels(values.get("label", [])),
         before=_cursor(values),
         limit=requests.integer(values, "limit", _DEFAULT_LIMIT, 1, _MAX_LIMIT),
     )
+    if request[CALLER].scope not in (None, user):  # somebody else's tasks: as if there were none
+        return requests.answer(request, {"items": [], "next": None})
     found = await request.app[SUPERVISOR].store.find(query)
     return requests.answer(request, {"items": [views.task_item(task) for task in found.items], "next": found.next})
 
@@ -42,7 +49,10 @@ def _statuses(given: list[str]) -> frozenset[Status]:
 def _labels(given: list[str]) -> dict[str, str]:
     if any(not text.partition(":")[0] or ":" not in text for text in given):
         raise _misfit("label", "Must be a name, a colon and a value")
-    return dict(text.split(":", 1) for text in given)
+    labels = dict(text.split(":", 1) for text in given)
+    if len(labels) < len(given):
+        raise _misfit("label", "A name is given twice, and no task has two values of it")
+    return labels
 
 
 def _cursor(values: dict[str, list[str]]) -> str | None:

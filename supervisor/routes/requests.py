@@ -14,13 +14,13 @@ from intermission.supervisor.routes.problems import Problem, misfit
 MAX_BODY_BYTES: Final = 1 << 20
 MAX_WAIT_S: Final = 60.0
 _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_WAIT: Final = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?(?=\s*(?:[,;]|$))', re.ASCII | re.IGNORECASE)
+_WAIT: Final = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d+)"?(?=\s*(?:[,;]|$))', re.ASCII | re.IGNORECASE)
 _BOUND: Final = 1_000_000_000
 
 
 async def json_body(request: web.Request) -> Any:
     """The body as parsed JSON; an empty one is an empty object. Raises `Problem` (400, 413, 415)."""
-    text = await request.read()
+    text = await _body(request)
     if not text.strip():
         return {}
     kind = request.content_type
@@ -31,6 +31,21 @@ async def json_body(request: web.Request) -> Any:
         return loads(text)
     except Invalid as error:
         raise Problem(400, "malformed-json", f"the body is {error.faults[0].message}") from None
+
+
+async def _body(request: web.Request) -> bytes:
+    announced = request.content_length
+    if announced is not None and announced > MAX_BODY_BYTES:  # told now, not after a megabyte of it
+        raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, announced)
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        detail = "the body has a Content-Encoding: send it as it is"
+        raise Problem(415, "unsupported-media-type", detail, headers={"Accept-Encoding": "identity"})
+    try:
+        return await request.read()
+    except web.RequestPayloadError:
+        raise Problem(400, "malformed-body", "the body is not what its Transfer-Encoding says") from None
+    except ConnectionError:  # there is nobody left to read this, but it is no mistake of ours either
+        raise Problem(400, "malformed-body", "the body broke off") from None
 
 
 def query(request: web.Request, *known: str, repeatable: Collection[str] = ()) -> dict[str, list[str]]:

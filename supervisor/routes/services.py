@@ -35,7 +35,7 @@ async def status(request: web.Request) -> web.StreamResponse:
     if "task" in values:
         task_id = requests.task_id(values["task"][0])
         return answers.task(request, await supervisor.of_service(service, task_id, caller.scope))
-    return await lists.page(request, values, service)
+    return await lists.page(request, values, caller.user, service)
 
 
 def _verb(verb: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

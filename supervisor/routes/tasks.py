@@ -42,9 +42,10 @@ def add(app: web.Application) -> None:
 
 
 async def index(request: web.Request) -> web.StreamResponse:
-    """One page of tasks."""
-    values = requests.query(request, "service", *lists.PARAMETERS, repeatable=lists.REPEATABLE)
-    return await lists.page(request, values, values["service"][0] if "service" in values else None)
+    """One page of tasks: the caller's, or for an administrator everybody's or those of ``?user=``."""
+    values = requests.query(request, "service", "user", *lists.PARAMETERS, repeatable=lists.REPEATABLE)
+    user = values["user"][0] if "user" in values else request[CALLER].scope
+    return await lists.page(request, values, user, values["service"][0] if "service" in values else None)
 
 
 async def start(request: web.Request) -> web.StreamResponse:
