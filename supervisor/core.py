@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
+from weakref import WeakValueDictionary
 
 from intermission.handlers.registry import AnyHandler, Registry
 from intermission.handlers.schema import Fault, Invalid, Unencodable
@@ -49,6 +50,7 @@ class Supervisor:
         self._ledger = Ledger(store)
         self._cleaner = Cleaner(self._ledger, launcher, registry, places)
         self._carrier = Carrier(self._ledger, launcher, registry, places, self._cleaner, max_running=max_running)
+        self._deleting = WeakValueDictionary[str, asyncio.Lock]()
         self._open = False
 
     @property
@@ -175,15 +177,17 @@ class Supervisor:
 
     async def delete(self, task_id: str, user: str | None, by: str) -> Tombstone:
         """Delete a completed task: its record, files and log. Raises as `pause`."""
-        task = await self.get(task_id, user)
-        if after(task.status, Event.DELETE) is None:
-            raise ConflictError(task, Event.DELETE)
-        now = time.time()
-        tombstone = Tombstone(id=task.id, service=task.service, user=task.user, gone_at=now, by=by, receipt=None)
-        await asyncio.to_thread(remove_folder, self.places.folder(task.id))
-        if not await self._ledger.bury(Change(task=task, event=Event.DELETE, at=now, by=by), tombstone):
-            raise GoneError(tombstone)
-        return tombstone
+        # One at a time: a second one would meet a folder that is half gone, and should find the tombstone.
+        async with self._deleting.setdefault(task_id, asyncio.Lock()):
+            task = await self.get(task_id, user)
+            if after(task.status, Event.DELETE) is None:
+                raise ConflictError(task, Event.DELETE)
+            now = time.time()
+            tombstone = Tombstone(id=task.id, service=task.service, user=task.user, gone_at=now, by=by, receipt=None)
+            await asyncio.to_thread(remove_folder, self.places.folder(task.id))
+            if not await self._ledger.bury(Change(task=task, event=Event.DELETE, at=now, by=by), tombstone):
+                raise GoneError(tombstone)
+            return tombstone
 
     async def wait(self, task_id: str, until: Callable[[Task], bool], timeout_s: float) -> Task | Tombstone:
         """Wait until the task is so, or gone, or time is over; as it then is. Raises `UnknownTaskError`."""

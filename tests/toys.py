@@ -361,3 +361,19 @@ def full(task: Task[Steps, Count]) -> Count:
     if task.params.mark and not Path(task.params.mark).exists():
         raise OSError(28, "No space left on device")
     return task.state
+
+
+@dataclass
+class Odd:
+    """A state that holds what JSON cannot."""
+
+    value: float = 0.0
+
+
+@handler("odd")
+def odd(task: Task[Nothing, Odd]) -> Odd:
+    """Save numbers that are none."""
+    task.state.value = float("nan")
+    task.checkpoint(done=float("inf"), total=float("nan"))
+    task.state.value = float("-inf")
+    return task.state

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+import structlog
 from aiohttp import web
 
 from intermission.supervisor.routes import answers, requests, views
@@ -16,7 +17,9 @@ from intermission.supervisor.routes.problems import Problem
 
 _BLOCK_BYTES: Final = 256 << 10
 _MOST_LINES: Final = 100_000
-_RANGE: Final = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.ASCII)
+_RANGE: Final = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.ASCII | re.IGNORECASE)
+_HEADERS: Final = {"Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+_log = structlog.get_logger()
 
 
 def add(app: web.Application) -> None:
@@ -41,7 +44,10 @@ async def file(request: web.Request) -> web.StreamResponse:
         "ETag": f'"{task.id}-{outputs[name]}"',
     }
     path = request.app[SUPERVISOR].places.output(task.id, name)
-    return await _send(request, path, lambda fd: (0, min(outputs[name], os.fstat(fd).st_size)), headers)
+    try:
+        return await _send(request, path, lambda _: (0, outputs[name]), headers)
+    except FileNotFoundError:
+        raise Problem(404, "unknown-file", "the file is not there any more: its task is being deleted") from None
 
 
 async def log(request: web.Request) -> web.StreamResponse:
@@ -55,21 +61,24 @@ async def log(request: web.Request) -> web.StreamResponse:
         return (_last_lines(fd, size, lines) if lines else 0), size
 
     headers = {"Content-Type": "text/plain; charset=utf-8"}
-    return await _send(request, request.app[SUPERVISOR].places.log(task.id), part, headers)
+    try:
+        return await _send(request, request.app[SUPERVISOR].places.log(task.id), part, headers)
+    except FileNotFoundError:  # it never ran
+        return web.Response(headers=_HEADERS | headers)
 
 
 async def _send(
     request: web.Request, path: Path, part: Callable[[int], tuple[int, int]], headers: dict[str, str]
 ) -> web.StreamResponse:
-    """Send from the first to the second offset of ``part``, or the range of it that was asked for."""
-    sent = {"Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache", **headers}
+    """Send from the first to the second offset of ``part``, or the range of it that was asked for.
+
+    Raises FileNotFoundError.
+    """
+    sent = _HEADERS | headers
     etag = sent.get("ETag")
     if etag is not None and _names(request.headers.get("If-None-Match", ""), etag):
         return web.Response(status=304, headers=sent)
-    try:
-        fd = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:  # nothing printed yet, nothing written yet
-        return web.Response(headers=sent)
+    fd = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         start, stop = await asyncio.to_thread(part, fd)
         size = stop - start
@@ -81,19 +90,31 @@ async def _send(
         response.content_length = last - first
         await response.prepare(request)
         if request.method != "HEAD":
-            await _copy(fd, start + first, start + last, response)
+            await _copy(request, response, fd, start + first, start + last)
         return response
     finally:
         os.close(fd)
 
 
-async def _copy(fd: int, offset: int, end: int, response: web.StreamResponse) -> None:
-    while offset < end:
-        block = await asyncio.to_thread(os.pread, fd, min(_BLOCK_BYTES, end - offset), offset)
-        if not block:  # shorter than it was: break the connection off rather than send less than was promised
-            raise ConnectionAbortedError
-        await response.write(block)
-        offset += len(block)
+async def _copy(request: web.Request, response: web.StreamResponse, fd: int, offset: int, end: int) -> None:
+    """The bytes from the one to the other offset.
+
+    Where they end too soon the connection is broken off: once the head is sent, nothing else tells the client so.
+    """
+    fault = "it is shorter than it should be"
+    try:
+        while offset < end and (
+            block := await asyncio.to_thread(os.pread, fd, min(_BLOCK_BYTES, end - offset), offset)
+        ):
+            await response.write(block)
+            offset += len(block)
+    except ConnectionError:  # the client went away
+        return
+    except OSError as error:
+        fault = str(error)
+    if offset < end and request.transport is not None:
+        _log.error("a file could not be sent whole", path=request.path, error=fault)
+        request.transport.abort()
 
 
 def _range(request: web.Request, size: int, etag: str | None) -> tuple[int, int] | None:
@@ -101,7 +122,7 @@ def _range(request: web.Request, size: int, etag: str | None) -> tuple[int, int]
 
     Also None for what is no range or several: a server may leave those aside. Raises `Problem` (416).
     """
-    if request.headers.get("If-Range", etag) != etag:
+    if request.method != "GET" or request.headers.get("If-Range", etag) != etag:
         return None
     match = _RANGE.fullmatch(request.headers.get("Range", "").replace(" ", ""))
     if match is None or match.groups() == ("", "") or (match[1] and match[2] and int(match[1]) > int(match[2])):

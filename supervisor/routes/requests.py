@@ -58,8 +58,8 @@ def query(request: web.Request, *known: str, repeatable: Collection[str] = ()) -
             faults.append({"parameter": name, "detail": f"Unknown parameter; {may}"})
         elif len(given) > 1 and name not in repeatable:
             faults.append({"parameter": name, "detail": "Given more than once"})
-        elif any("\ufffd" in value or "\x00" in value or not value.isprintable() for value in given):
-            faults.append({"parameter": name, "detail": "Not printable UTF-8"})
+        elif any("\ufffd" in value or "\x00" in value for value in given):  # how aiohttp reads what is no UTF-8
+            faults.append({"parameter": name, "detail": "Not text in UTF-8"})
     if faults:
         raise misfit(faults, "the query does not fit")
     return values
