@@ -169,10 +169,10 @@ class LiveTask(Task[Any, Any]):
             self._pipe.send_bytes(_DIRTY)
         # After the slot is written, never before: the supervisor looks at the slots once more after each `Committed`,
         # so either it sees this checkpoint or we see its message here.
-        if self._poll(0):
+        while self._poll(0):  # all that there is: a pause may stand behind the answer to an earlier checkpoint
             self._hear()
-            if self._pausing:
-                self._stop()
+        if self._pausing:
+            self._stop()
 
     def commit(self, *, done: float | None = None, total: float | None = None, unit: str | None = None) -> None:
         """See `Task.commit`."""
