@@ -71,7 +71,7 @@ def deaf(task: Task[Seconds, Count]) -> Count:
     """Save once, then sleep through every request."""
     task.output("lines.txt").write("saved\n")
     task.state.n = 1
-    task.checkpoint()
+    task.checkpoint(done=1)
     task.output("lines.txt").write("not saved\n")
     time.sleep(task.params.seconds)
     return task.state
@@ -377,3 +377,47 @@ def odd(task: Task[Nothing, Odd]) -> Odd:
     task.checkpoint(done=float("inf"), total=float("nan"))
     task.state.value = float("-inf")
     return task.state
+
+
+@dataclass
+class Writing:
+    """Files by name with the bytes that count, how many more are written after the checkpoint, and whether to fail."""
+
+    files: dict[str, int]
+    more: int = 0
+    fail: bool = False
+
+
+@handler("writer")
+def writer(task: Task[Writing, Count]) -> Count:
+    """Write files of these sizes, save, write what is not to count, and fail or wait."""
+    for name, size in task.params.files.items():
+        task.output(name).write_bytes(b"0123456789abcdef" * (size // 16) + b"0123456789abcdef"[: size % 16])
+    task.commit()
+    for name in task.params.files if task.params.more else ():
+        task.output(name).write_bytes(b"-" * task.params.more)
+        task.output(name).flush()
+    if task.params.fail:
+        raise Fatal("as asked")
+    while task.params.more:
+        time.sleep(0.01)
+    return Count()
+
+
+@dataclass
+class Saying:
+    """Texts, each with how often it is said."""
+
+    parts: list[tuple[str, int]]
+    wait: bool = False
+
+
+@handler("sayer")
+def sayer(task: Task[Saying, Count]) -> Count:
+    """Say exactly this, and wait for a pause if asked to."""
+    for text, times in task.params.parts:
+        os.write(1, text.encode() * times)
+    task.commit(done=1)
+    if task.params.wait and not task.resumed:
+        task.sleep(600)
+    return Count()

@@ -64,7 +64,7 @@ async def log(request: web.Request) -> web.StreamResponse:
     try:
         return await _send(request, request.app[SUPERVISOR].places.log(task.id), part, headers)
     except FileNotFoundError:  # it never ran
-        return web.Response(headers=_HEADERS | headers)
+        return web.Response(headers=_HEADERS | headers | {"Content-Length": "0"})  # which HEAD would lack
 
 
 async def _send(

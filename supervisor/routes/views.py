@@ -5,7 +5,7 @@ import math
 import mimetypes
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -24,6 +24,7 @@ from intermission.state.status import allowed
 from intermission.supervisor.usage import ChildView
 
 Json = dict[str, Any]
+_PACKED: Final = {"gzip": "application/gzip"}
 
 
 def task(of: Task, child: ChildView | None) -> Json:
@@ -148,8 +149,11 @@ def stored(text: str) -> msgspec.Raw:
 
 
 def media_type(name: str) -> str:
-    """What a file's name says that it is."""
-    return mimetypes.guess_type(name)[0] or "application/octet-stream"
+    """What a file's name says that it is; of a packed one, how it is packed."""
+    kind, packing = mimetypes.guess_type(name)
+    if packing is not None:
+        kind = _PACKED.get(packing)
+    return kind or "application/octet-stream"
 
 
 def _progress(of: Progress) -> Json:
