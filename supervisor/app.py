@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import platform
 import resource
 import signal
+import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +32,7 @@ _OLDEST_KERNEL: Final = (5, 4)
 _FDS_PER_CHILD: Final = 4
 _FDS_BESIDE: Final = 256
 _LAST_ANSWERS_S: Final = 1.0
+_STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 _log = structlog.get_logger()
 
 
@@ -52,16 +55,32 @@ def serve(config: Config) -> int:
 async def _serve(config: Config) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOPPING:
         loop.add_signal_handler(number, stop.set)
-    async with _running(config, stop) as address:
-        _log.info("listening", address=address, data_dir=str(config.data_dir), max_running=config.max_running)
-        await stop.wait()
+    async with contextlib.AsyncExitStack() as stack:
+        address = await _unless(stop, stack.enter_async_context(_running(config)))
+        if address is not None:
+            _log.info("listening", address=address, data_dir=str(config.data_dir), max_running=config.max_running)
+            await stop.wait()
         _log.info("stopping", drain_s=config.drain_s)
+    # The loop's end gives these signals back to the system: a second one must not make of this a death by signal.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+
+
+async def _unless(stop: asyncio.Event, start: Coroutine[object, object, str]) -> str | None:
+    """What ``start`` returns; None if we are to stop before it does, once it has been undone."""
+    starting, stopping = asyncio.create_task(start), asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    starting.cancel()
+    try:
+        return await starting
+    except asyncio.CancelledError:
+        return None
 
 
 @contextlib.asynccontextmanager
-async def _running(config: Config, stop: asyncio.Event) -> AsyncIterator[str]:
+async def _running(config: Config) -> AsyncIterator[str]:
     """Everything from the data folder to the open port."""
     places = _places(config)
     generation = _claim(config.data_dir)
@@ -86,9 +105,9 @@ async def _running(config: Config, stop: asyncio.Event) -> AsyncIterator[str]:
         stack.push_async_callback(runner.cleanup)
         # Before the port closes: who waits for a pause gets its answer, and a load balancer sees that we are not ready.
         stack.push_async_callback(supervisor.drain, config.drain_s)
-        await supervisor.open()
-        yield await _listen(runner, config)
-        stop.set()
+        address = await _listen(runner, config)
+        await supervisor.open()  # after the port: one that is taken must be noticed before anything is launched
+        yield address
 
 
 def _places(config: Config) -> Places:
@@ -127,11 +146,12 @@ async def _listen(runner: web.AppRunner, config: Config) -> str:
     site = web.TCPSite(runner, config.host, config.port)
     try:
         await site.start()
+    except socket.gaierror as error:
+        raise StartError(f"cannot listen on {config.host}: {error.strerror}; set INTERMISSION_HOST") from None
     except OSError as error:
-        message = (
-            f"cannot listen on {config.host}:{config.port}: {os.strerror(error.errno or 0)}; set INTERMISSION_PORT"
-        )
-        raise StartError(message) from None
+        said = os.strerror(error.errno or 0)  # asyncio wraps it in a sentence of its own
+        remedy = "INTERMISSION_HOST" if error.errno == errno.EADDRNOTAVAIL else "INTERMISSION_PORT"
+        raise StartError(f"cannot listen on {config.host}:{config.port}: {said}; set {remedy}") from None
     host, port = runner.addresses[0][:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

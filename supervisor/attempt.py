@@ -20,7 +20,7 @@ from intermission.supervisor import restore
 from intermission.supervisor.places import Places
 from intermission.supervisor.process import wire
 from intermission.supervisor.process.child import LOG_NAME
-from intermission.supervisor.process.launcher import Child, Exit, Launcher
+from intermission.supervisor.process.launcher import Child, Exit, Launcher, LaunchError
 from intermission.supervisor.process.slot import newest_sequence
 from intermission.supervisor.usage import usage
 
@@ -68,6 +68,7 @@ class Attempt:
         self._rate = _Rate()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._flushes: set[asyncio.Task[None]] = set()
+        self._launching: asyncio.Future[Child] | None = None
         self._pause_wanted = False
         self._end_wanted = False
         self._stopped = False
@@ -77,30 +78,34 @@ class Attempt:
 
     # What the supervisor asks.
 
-    def request_pause(self) -> None:
-        """Have it stop at its next checkpoint, or be ended when its grace is over."""
-        if self._pause_wanted:
-            return
-        self._pause_wanted = True
-        if self.child is not None:
-            self.child.send(wire.PauseRequest())
-        self._arm("grace", self.handler.pause_grace_s, self._force)
+    def request_pause(self, *, insist: bool = True) -> None:
+        """Have it stop at its next checkpoint; to insist is to end it when its grace is over."""
+        if not self._pause_wanted:
+            self._pause_wanted = True
+            if self.child is not None:
+                self.child.send(wire.PauseRequest())
+        if insist and "grace" not in self._timers:
+            self._arm("grace", self.handler.pause_grace_s, self._force)
 
     def end(self) -> None:
-        """End its tree now."""
+        """End its tree now; one that waits for its launch is not launched any more."""
         self._end_wanted = True
         if self.child is not None:
             self.child.end()
+        elif self._launching is not None:
+            self._launching.cancel()
 
     async def run(self, launcher: Launcher) -> Ending:
         """Launch the child and attend to it until its tree is dead."""
         try:
             base = await asyncio.to_thread(self._prepare)
-            self.child = await launcher.launch(self.handler.service, str(self._folder))
+            self.child = await self._launch(launcher)
             self._begin(self.child, base)
             async for report in self.child.reports():
                 await self._take(report)
             return await self._conclude(self.child.exit)
+        except LaunchError as error:
+            return Ending(exit=Exit(lost=str(error)), forced=self._forced)
         except restore.UnreadableError as error:
             return Ending(exit=Exit(), unreadable=str(error))
         except OSError as error:  # the folder cannot be made or read: a full or broken disk
@@ -116,6 +121,19 @@ class Attempt:
     def _prepare(self) -> Checkpoint | None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return restore.newest(self._folder, self._row)
+
+    async def _launch(self, launcher: Launcher) -> Child:
+        """The child. Waits for as long as none can be launched, but not when the attempt is to end."""
+        message = "it was ended before it was launched"
+        if self._end_wanted:
+            raise LaunchError(message)
+        self._launching = asyncio.ensure_future(launcher.launch(self.handler.service, str(self._folder)))
+        try:
+            return await self._launching
+        except asyncio.CancelledError:
+            if self._end_wanted:
+                raise LaunchError(message) from None
+            raise
 
     def _begin(self, child: Child, base: Checkpoint | None) -> None:
         task, progress = self.task, base.progress if base else None

@@ -52,7 +52,8 @@ class Carrier:
         self._max_running = max_running
         self._attempts: dict[str, Attempt] = {}
         self._carrying: set[asyncio.Task[None]] = set()
-        self._loops: list[asyncio.Task[None]] = []
+        self._dispatching: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._due_changed = asyncio.Event()
         self._alone: str | None = None
@@ -92,19 +93,28 @@ class Carrier:
     async def open(self) -> None:
         """Carry on what an earlier generation left, then claim."""
         await self._recover()
-        self._loops = [asyncio.create_task(self._dispatch()), asyncio.create_task(self._watch_due())]
+        self._dispatching = asyncio.create_task(self._dispatch())
+        self._watching = asyncio.create_task(self._watch_due())
         self._wake.set()
 
     async def drain(self, within_s: float) -> None:
-        """Have every child save its place and exit; end what has not within the time."""
+        """Have every child save its place and exit, and wait for that; `close` is for those that have not."""
         self._draining = True
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        if self._watching is not None:
+            self._watching.cancel()
+        if self._dispatching is not None:
+            self._wake.set()  # not cancelled: what it is about to claim must be carried, to be pending again
+            await self._dispatching
         for attempt in self._attempts.values():
-            attempt.request_pause()
+            # Nobody waits for a status here, so the time is the drain's, not the handler's grace.
+            attempt.request_pause(insist=False)
+            if attempt.child is None:
+                attempt.end()
         if self._carrying:
             await asyncio.wait(self._carrying, timeout=within_s)
+
+    async def close(self) -> None:
+        """End what still runs; returns when every ending is settled."""
         for attempt in self._attempts.values():
             attempt.end()
         await asyncio.gather(*self._carrying, return_exceptions=True)
@@ -151,7 +161,8 @@ class Carrier:
     # Claiming.
 
     async def _dispatch(self) -> None:
-        while True:
+        """Claim whenever something may be pending, until the drain. What is claimed is carried in any case."""
+        while not self._draining:
             await self._wake.wait()
             self._wake.clear()
             try:
@@ -164,7 +175,7 @@ class Carrier:
                 self._carry(task)
 
     async def _claim(self) -> list[Task]:
-        if self._alone is not None:
+        if self._alone is not None or self._draining:
             return []
         now, claimed = time.time(), list[Task]()
         running = Counter(attempt.task.service for attempt in self._attempts.values())
@@ -243,9 +254,10 @@ class Carrier:
                 return True
             settled = await self._ledger.advance(change) is not None
         except StoreError as error:
-            _log.error("an ending could not be committed; trying again", task=task_id, error=str(error))
-            await asyncio.sleep(_STORE_RETRY_S)
-            return False
+            _log.error("an ending could not be committed", task=task_id, error=str(error), again=not self._draining)
+            if not self._draining:
+                await asyncio.sleep(_STORE_RETRY_S)
+            return self._draining  # the next start settles what is left
         if settled and change.due_at is not None:
             self._due_changed.set()
         return settled

@@ -18,6 +18,7 @@ from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
 from intermission.supervisor.process import wire
 from intermission.supervisor.process.launcher import Launcher
+from intermission.supervisor.retry import GIVE_UP_AFTER
 from intermission.supervisor.verdict import attempt_end, error_of, was_lost
 
 _TRIES: Final = 3
@@ -71,8 +72,8 @@ class Cleaner:
             return None, None
         if not handler.cleans:
             return task, end
-        tries = _TRIES
-        while tries:
+        tries, losses = _TRIES, 0
+        while tries and losses < GIVE_UP_AFTER:
             launched = await self._ledger.advance(
                 Change(
                     task=task, event=Event.CLAIMED, at=time.time(), attempt=task.attempt + 1, kind=Kind.CLEAN, end=end
@@ -89,6 +90,7 @@ class Cleaner:
                 return None, None
             lost = ending.report is None and ending.limit is None and was_lost(ending.exit)
             tries -= not lost
+            losses += lost
             failed = Change(task=task, event=Event.ERRORED, at=time.time(), error=error_of(ending, task.attempt))
             end = attempt_end(ending, failed, failed.at)
             _log.warning("clean did not succeed", task=task.id, service=task.service, tries_left=tries)
@@ -98,6 +100,8 @@ class Cleaner:
     async def _attempt(self, task: Task, handler: AnyHandler) -> Ending:
         attempt = Attempt(task, Kind.CLEAN, handler, self._places, self._ledger.store)
         self._attempts[task.id] = attempt
+        if self._closing:  # since `close` has ended those that there were
+            attempt.end()
         try:
             return await attempt.run(self._launcher)
         finally:

@@ -37,6 +37,8 @@ from intermission.supervisor.process.launcher import Launcher
 from intermission.supervisor.usage import ChildView, usage
 
 _MOST_NAMED: Final = 200
+_ENDS_WITHIN_S: Final = 0.5
+"""How long it may take, at the end of a drain, until the trees that are to be ended are dead."""
 
 
 class Supervisor:
@@ -47,6 +49,7 @@ class Supervisor:
         self.registry = registry
         self.max_running = max_running
         self.places = places
+        self._launcher = launcher
         self._ledger = Ledger(store)
         self._cleaner = Cleaner(self._ledger, launcher, registry, places)
         self._carrier = Carrier(self._ledger, launcher, registry, places, self._cleaner, max_running=max_running)
@@ -219,7 +222,10 @@ class Supervisor:
         """Stop in good order: every child saves its place and exits; what did not within the time is ended."""
         self._open = False
         await self._carrier.drain(within_s)
-        await self._cleaner.close()
+        ends = [asyncio.create_task(room.close()) for room in (self._carrier, self._cleaner)]
+        await asyncio.wait(ends, timeout=_ENDS_WITHIN_S)
+        await self._launcher.close()  # if its fork server is frozen, only now will the rest have ended
+        await asyncio.gather(*ends)
         self._ledger.watchers.close()
 
     # Inside.

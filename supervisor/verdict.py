@@ -140,8 +140,9 @@ def _paused(task: Task, ending: Ending, moment: Moment) -> Change:
 
 
 def _drained_or_lost(task: Task, ending: Ending, moment: Moment) -> Change:
-    if moment.draining and task.status is Status.RUNNING:
-        return Change(task=task, event=Event.DRAINED, at=moment.at)
+    if moment.draining:
+        reason = Reason.FORCED if task.status is Status.PAUSING else None
+        return Change(task=task, event=Event.DRAINED, at=moment.at, reason=reason)
     if ending.checkpoint is not None:  # the place that it reached counts, whether or not the store had heard of it
         return replace(loss(replace(task, checkpoint=ending.checkpoint), moment.at), task=task)
     return loss(task, moment.at)

@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -42,13 +43,24 @@ class Server:
     data: Path
     settings: dict[str, str] = field(default_factory=dict)
     process: asyncio.subprocess.Process | None = None
+    before: tuple[str, ...] = ()
+    """A command to run it with."""
     url: str = ""
     log: list[str] = field(default_factory=list)
     session: aiohttp.ClientSession | None = None
-    _reader: asyncio.Task[None] | None = None
+    _readers: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> "Server":
         """Start it and wait until it listens."""
+        listening = await self.begin()
+        async with asyncio.timeout(20):
+            self.url = await listening
+        if self.session is None:
+            self.session = aiohttp.ClientSession()
+        return self
+
+    async def begin(self) -> "asyncio.Future[str]":
+        """Start its process; the address, once it listens."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("INTERMISSION_")}
         environment |= {
             "INTERMISSION_PORT": "0",
@@ -57,32 +69,31 @@ class Server:
             "INTERMISSION_LOG_FORMAT": "json",
             **self.settings,
         }
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "intermission.supervisor.cli",
-            "serve",
-            cwd=HERE,
-            env=environment,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        # A pipe of our own: with asyncio's, `wait` returns only when nobody holds it any more, and a frozen fork
+        # server, which outlives its supervisor, does.
+        near, far = os.pipe()
+        command = (*self.before, sys.executable, "-m", "intermission.supervisor.cli", "serve")
+        try:
+            self.process = await asyncio.create_subprocess_exec(*command, cwd=HERE, env=environment, stderr=far)
+        finally:
+            os.close(far)
         listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._reader = asyncio.create_task(self._read(self.process, listening))
-        async with asyncio.timeout(20):
-            self.url = await listening
-        if self.session is None:
-            self.session = aiohttp.ClientSession()
-        return self
+        listening.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be waiting for it
+        self._readers.append(asyncio.create_task(self._read(os.fdopen(near, "rb"), listening)))
+        return listening
 
-    async def _read(self, process: asyncio.subprocess.Process, listening: "asyncio.Future[str]") -> None:
-        assert process.stderr is not None
-        async for raw in process.stderr:
+    async def _read(self, pipe: io.BufferedReader, listening: "asyncio.Future[str]") -> None:
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+        async for raw in reader:
             line = raw.decode(errors="replace").rstrip()
             self.log.append(line)
             with contextlib.suppress(ValueError):
                 record = json.loads(line)
                 if record.get("event") == "listening" and not listening.done():
                     listening.set_result(record["address"])
+        transport.close()
         if not listening.done():
             listening.set_exception(RuntimeError("the server did not start:\n" + "\n".join(self.log[-30:])))
 
@@ -105,8 +116,8 @@ class Server:
         """Leave nothing behind."""
         if self.process is not None and self.process.returncode is None:
             await self.kill()
-        if self._reader is not None:
-            await asyncio.wait_for(self._reader, 20)
+        async with asyncio.timeout(20):
+            await asyncio.gather(*self._readers)
         if self.session is not None:
             await self.session.close()
 
@@ -287,6 +298,18 @@ async def flawless(data: Path, **settings: str) -> AsyncIterator[Server]:
         assert await server.stop() == 0
         await server.close()  # reads the log to its end
         assert [line for line in server.log if "a request failed" in line] == []
+
+
+def seeded() -> random.Random:
+    """Chance that can be had again: the seed is printed when a test fails."""
+    seed = random.SystemRandom().getrandbits(32)
+    print(f"seed {seed}")  # noqa: T201 -- pytest shows it with a failure
+    return random.Random(seed)
+
+
+def squares(steps: int) -> bytes:
+    """What the toy ``steps`` writes."""
+    return b"".join(b"%d %d\n" % (n, n * n) for n in range(1, steps + 1))
 
 
 def send(pid: int, number: signal.Signals = signal.SIGKILL) -> None:

@@ -146,5 +146,7 @@ def test_progress_between_losses_forgives_them() -> None:
 
 def test_drained_is_not_lost() -> None:
     """While we go down, a child that had to be ended is drained: no loss is counted."""
-    change = verdict(RUNNING, Ending(exit=KILLED), Retry(), replace(NOW, draining=True))
-    assert change.event is Event.DRAINED
+    for task, reason in ((RUNNING, None), (PAUSING, Reason.FORCED)):
+        change = verdict(task, Ending(exit=KILLED), Retry(), replace(NOW, draining=True))
+        assert (change.event, change.reason) == (Event.DRAINED, reason)
+        assert not isinstance(change.losses, int)

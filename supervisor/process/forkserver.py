@@ -142,6 +142,7 @@ class ForkServer:
             self._control.detach()  # closed below by number: the object must not close a number that is in use again
             os.closerange(3, pipe)
             os.closerange(pipe + 1, os.sysconf("SC_OPEN_MAX"))
+            os.set_inheritable(pipe, False)  # it arrived without that; programs that a handler starts must not hold it
             child.main(handler, Path(order.folder), Connection(pipe))
         finally:
             os._exit(70)

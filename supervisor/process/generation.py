@@ -17,12 +17,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from intermission.supervisor.process import tree
 from intermission.supervisor.process.slot import boot_id
 
 COOKIE: Final = "_INTERMISSION_COOKIE"
 """Not one of the settings, whose names begin with INTERMISSION_: a server may be started from within a task."""
 _PATIENCE_S: Final = 5.0
+_log = structlog.get_logger()
 
 
 class OccupiedError(Exception):
@@ -64,28 +67,29 @@ class Generation:
 
     def record_fork_server(self, process: tree.Process) -> None:
         """Remember who holds the lock beside us."""
-        self._write(_Identity(process.pid, process.ticks, boot_id()))
+        try:
+            self._write(_Identity(process.pid, process.ticks, boot_id()))
+        except OSError as error:  # a full disk must not keep a fork server from being replaced
+            _log.warning("the fork server could not be recorded", error=error.strerror, pid=process.pid)
 
     def release(self) -> None:
         """Let go, at the end of an orderly stop."""
         os.close(self.fd)
 
     def _take(self, data_dir: Path) -> None:
-        if self._try():
-            return
-        supervisor, fork_server = self._read()
-        if supervisor is not None and supervisor.lives():
-            message = (
-                f"another server (pid {supervisor.pid}) is running on {data_dir}; stop it or choose another folder"
-            )
-            raise OccupiedError(message)
-        if fork_server is not None and fork_server.lives():
-            _await_end(fork_server, _PATIENCE_S)
         deadline = time.monotonic() + _PATIENCE_S
-        while not self._try():  # only between the death of its holder and the closing of its files: milliseconds
-            if time.monotonic() > deadline:
-                message = f"{data_dir} is locked by another program; stop it or choose another folder"
-                raise OccupiedError(message)
+        while not self._try():
+            supervisor, fork_server = self._read()
+            if supervisor is not None and supervisor.lives():
+                raise OccupiedError(
+                    f"another server (pid {supervisor.pid}) is running on {data_dir}; stop it or choose another folder"
+                )
+            if fork_server is not None and fork_server.lives():
+                _await_end(fork_server, _PATIENCE_S)
+                deadline = time.monotonic() + _PATIENCE_S
+            elif time.monotonic() > deadline:
+                raise OccupiedError(f"{data_dir} is locked by another program; stop it or choose another folder")
+            # Between a death and the closing of its files, or between a lock and its record: milliseconds.
             time.sleep(0.005)
 
     def _try(self) -> bool:
@@ -124,12 +128,22 @@ def _identity(pid: int) -> _Identity:
 
 
 def _cookie(data_dir: Path) -> str:
+    """What all processes on this very folder have in common: in a copy of it the file is another, and so is its cookie.
+
+    Otherwise a server on a backup would take the children of a server on the original for leftovers of its own.
+    """
     path = data_dir / "cookie"
-    with contextlib.suppress(FileNotFoundError):
-        if kept := path.read_text(encoding="ascii").strip():
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with open(fd, "r+", encoding="ascii", errors="replace") as file:
+        stat = os.fstat(fd)
+        here = f"{stat.st_dev}-{stat.st_ino}"
+        kept = file.read()
+        if kept.startswith(f"{here}-"):
             return kept
-    fresh = secrets.token_hex(16)
-    path.write_text(fresh, encoding="ascii")
+        fresh = f"{here}-{secrets.token_hex(16)}"
+        file.seek(0)
+        file.truncate()
+        file.write(fresh)
     return fresh
 
 

@@ -43,7 +43,10 @@ class Launcher(Protocol):
         """Be ready to launch; what became of the handler modules. Raises `LaunchError`."""
 
     async def launch(self, service: str, folder: str) -> "Child":
-        """A new child for a service, its log and files in ``folder``. Waits while the launcher recovers."""
+        """A new child for a service, its log and files in ``folder``. Waits while the launcher recovers.
+
+        May be cancelled: then nothing runs. Raises `LaunchError` when the launcher is closing.
+        """
 
     async def close(self) -> None:
         """End every child and leave no process. Safe to call twice."""

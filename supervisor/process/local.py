@@ -1,16 +1,18 @@
 """The launcher of this machine: runs the fork server, talks to it, and outlives it.
 
 If the fork server dies its children get SIGKILL from the kernel, and what they leave is adopted by the supervisor,
-which ends it, tells each child's attempt that it is lost, and starts another fork server.
+which ends it, tells each child's attempt that it is lost, and starts another fork server, however often that takes.
 """
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import chain, repeat
 from multiprocessing import Pipe
 from typing import Final, assert_never
 
@@ -22,7 +24,9 @@ from intermission.supervisor.process.launcher import Child, Exit, LaunchError
 _log = structlog.get_logger()
 _MODULE: Final = "intermission.supervisor.process.forkserver"
 _RESTART_WAITS_S: Final = (0.0, 0.1, 0.5, 2.0, 5.0)
-"""Before the n-th start in a row of a fork server that dies without having forked."""
+"""Before the n-th start in a row of a fork server that dies without having forked; then always the last of them."""
+_CLOSE_PATIENCE_S: Final = 1.0
+"""How long an orderly end of the fork server may take; 300 children need 0.12 s."""
 
 
 class LocalLauncher:
@@ -44,9 +48,12 @@ class LocalLauncher:
         self._children: dict[int, Child] = {}
         self._number = 0
         self._server: _ForkServerProcess | None = None
+        """The one that takes orders: its imports are done, and it is not known to be dead."""
+        self._latest: _ForkServerProcess | None = None
         self._up = asyncio.Event()
         self._closing = False
         self._mourning: asyncio.Task[None] | None = None
+        self._restarting: asyncio.Task[None] | None = None
 
     async def open(self) -> wire.Hello:
         """See `Launcher.open`."""
@@ -56,20 +63,24 @@ class LocalLauncher:
     async def launch(self, service: str, folder: str) -> Child:
         """See `Launcher.launch`."""
         while self._server is None:
+            if self._closing:
+                raise LaunchError("the server is stopping")
             await self._up.wait()
-        self._number += 1
-        number = self._number
-        child = Child(number, lambda: self._end(number))
-        self._children[number] = child
         near, far = Pipe()
         sock = socket.socket(fileno=os.dup(near.fileno()))
         near.close()
         sock.setblocking(False)
+        self._number += 1
+        number = self._number
+        child = self._children[number] = Child(number, lambda: self._end(number))
         try:
             await asyncio.get_running_loop().create_unix_connection(lambda: child, sock=sock)
-            if not self._order(wire.Launch(number, service, folder), far.fileno()):  # it died while we connected
-                self._children.pop(number, None)
-                child.over(Exit(lost="the fork server died"))
+            # If it died while we connected the child is over already, or will be when what is left of it is ended.
+            if number in self._children:
+                self._order(wire.Launch(number, service, folder), far.fileno())
+        except BaseException:
+            self._children.pop(number, None)
+            raise
         finally:
             # Kept open here, the far end would hide the child's death from us.
             far.close()
@@ -81,26 +92,34 @@ class LocalLauncher:
     async def close(self) -> None:
         """See `Launcher.close`."""
         self._closing = True
-        if self._server is not None:
-            self._server.hang_up()
+        if self._restarting is not None:
+            self._restarting.cancel()
+        if self._latest is not None:
+            self._latest.hang_up()
+            try:
+                async with asyncio.timeout(_CLOSE_PATIENCE_S):
+                    await self._latest.died.wait()
+            except TimeoutError:
+                _log.warning("the fork server does not end; it is killed", pid=self._latest.process.pid)
+                self._latest.kill()
         if self._mourning is not None:
             await self._mourning
 
-    def _order(self, order: wire.Order, fd: int | None = None) -> bool:
-        if self._server is None:
-            return False
-        self._server.send(order, fd)
-        return True
+    def _order(self, order: wire.Order, fd: int | None = None) -> None:
+        if self._server is not None:
+            self._server.send(order, fd)
 
     async def _start(self) -> wire.Hello:
-        server = _ForkServerProcess(self._hear, self._keep_fds, self._environment)
-        self._mourning = asyncio.create_task(self._mourn(server))
+        server = self._latest = _ForkServerProcess(self._hear, self._keep_fds, self._environment)
+        mourning = self._mourning = asyncio.create_task(self._mourn(server))
         self._started(server.process)
         server.send(wire.Setup(self._modules))
         hello = await server.hello
         if hello is None:
-            message = "the fork server died while it imported the handlers; its last words are in the log above"
-            raise LaunchError(message)
+            await mourning  # it ends every child of ours: the next fork server must not be one of them yet
+            raise LaunchError(
+                "the fork server died while it imported the handlers; its last words are in the log above"
+            )
         self._server = server
         self._up.set()
         return hello
@@ -108,6 +127,7 @@ class LocalLauncher:
     async def _mourn(self, server: "_ForkServerProcess") -> None:
         """Wait for a fork server's death, end what it leaves, and start the next."""
         await server.died.wait()
+        was_up = self._server is server
         self._server = None
         self._up.clear()
         await asyncio.to_thread(tree.end_children)
@@ -116,20 +136,20 @@ class LocalLauncher:
         for child in list(self._children.values()):
             child.over(Exit(lost="the fork server died"))
         self._children.clear()
-        if not self._closing and server.was_up:
+        if was_up and not self._closing:
             _log.error("the fork server died; its children are ended and another is started", pid=server.process.pid)
             self._restarting = asyncio.create_task(self._restart(forked=forked))
 
     async def _restart(self, *, forked: bool) -> None:
-        for wait_s in _RESTART_WAITS_S if forked else _RESTART_WAITS_S[1:]:
+        waits = _RESTART_WAITS_S if forked else _RESTART_WAITS_S[1:]
+        for wait_s in chain(waits, repeat(waits[-1])):
             await asyncio.sleep(wait_s)
             try:
                 await self._start()
             except (LaunchError, OSError) as error:
-                _log.error("the fork server does not start", error=str(error))
+                _log.error("the fork server does not start; tasks wait until it does", error=str(error))
             else:
                 return
-        _log.critical("no fork server can be started: tasks stay pending until this server is restarted")
 
     def _hear(self, news: wire.News) -> None:
         match news:
@@ -176,28 +196,28 @@ class _ForkServerProcess:
         self._loop.add_reader(self._pidfd, self._on_death)
         self._loop.add_reader(self._socket, self._on_news)
 
-    @property
-    def was_up(self) -> bool:
-        """Whether it ever got as far as being ready."""
-        return self.hello.done() and self.hello.result() is not None
-
     def send(self, order: wire.Order, fd: int | None = None) -> None:
         """Queue an order; the descriptor is duplicated, so the caller may close it at once."""
         self._outgoing.append((wire.encode(order), None if fd is None else os.dup(fd)))
         self._on_writable()
 
     def hang_up(self) -> None:
-        """Close the socket: the fork server ends all its children and itself."""
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
-        self._socket.close()
+        """Close the socket: the fork server ends all its children and itself. Safe to call twice."""
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            self._socket.close()
+
+    def kill(self) -> None:
+        """SIGKILL, where it does not end by itself."""
+        if not self.died.is_set():
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def close(self) -> None:
         """Let go of what is left of it."""
         if self._socket.fileno() >= 0:
             self._on_news()  # what it said before it died
-        if self._socket.fileno() >= 0:
-            self.hang_up()
+        self.hang_up()
         for _, fd in self._outgoing:
             if fd is not None:
                 os.close(fd)

@@ -1,0 +1,142 @@
+"""Handlers that are killed, or that hold still so that others can be, at named places. For ``tests/faults/``."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toys import Count, Nothing, Seconds
+
+from intermission.handlers import Retry, Task, handler
+
+
+def _at_import() -> None:
+    """Let the importing process die, or have it wait, for as long as a test leaves the file there."""
+    if os.path.exists(os.environ.get("TOYS_DIE_ON_IMPORT", "")):
+        os._exit(1)
+    while os.path.exists(os.environ.get("TOYS_HOLD_ON_IMPORT", "")):
+        time.sleep(0.005)
+
+
+_at_import()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass
+class Doom:
+    """In how many attempts to die, and where; a file to wait for the absence of in the others."""
+
+    attempts: int = 1
+    at: str = "first"
+    hold: str = ""
+
+
+@handler("doomed")
+def doomed(task: Task[Doom, Count]) -> Count:
+    """Die before the first checkpoint, after the last one, or when it is reported that all is done."""
+    dies = task.attempt <= task.params.attempts
+    if dies and task.params.at == "first":
+        _die()
+    while os.path.exists(task.params.hold):
+        task.sleep(0.01)
+    for n in range(task.state.n, 3):
+        task.output("lines.txt").write(f"{n}\n")
+        task.state.n = n + 1
+        task.checkpoint(done=n + 1)
+    if dies and task.params.at == "last":
+        _die()
+    if dies and task.params.at == "reported":
+        pipe: Any = task._pipe  # type: ignore[attr-defined]
+        send = pipe.send_bytes
+
+        def send_and_die(data: bytes) -> None:
+            send(data)
+            _die()
+
+        pipe.send_bytes = send_and_die
+    return task.state
+
+
+@handler("fragile", retry=Retry(errors=4, base_s=1e9, cap_s=1e9))
+def fragile(task: Task[Nothing, Count]) -> Count:
+    """Err once; the wait that follows is longer than any test."""
+    task.state.n += 1
+    task.checkpoint(done=task.state.n)
+    if task.attempt == 1:
+        raise ValueError("not yet")
+    return task.state
+
+
+@dataclass
+class Outside:
+    """A file that the handler makes and `clean` removes; its neighbours steer `clean`."""
+
+    path: str
+
+
+@handler("held")
+def held(task: Task[Outside, Count]) -> Count:
+    """Make the file, then wait to be stopped."""
+    Path(task.params.path).write_text("made\n")
+    while True:
+        task.state.n += 1
+        task.checkpoint(done=task.state.n)
+        task.sleep(0.01)
+
+
+@held.clean
+def _(task: Task[Outside, Count]) -> None:
+    with open(f"{task.params.path}.cleans", "a") as lines:
+        lines.write(f"{task.state.n}\n")
+    while os.path.exists(f"{task.params.path}.hold"):
+        time.sleep(0.005)
+    if os.path.exists(f"{task.params.path}.die"):
+        _die()
+    Path(task.params.path).unlink(missing_ok=True)
+
+
+@handler("stubborn", pause_grace_s=60.0)
+def stubborn(task: Task[Seconds, Count]) -> Count:
+    """Save once, then hear nothing; its grace is longer than any drain."""
+    task.output("lines.txt").write("saved\n")
+    task.state.n = 1
+    task.checkpoint(done=1)
+    time.sleep(task.params.seconds)
+    return task.state
+
+
+@handler("slow", pause_grace_s=0.1)
+def slow(task: Task[Seconds, Count]) -> Count:
+    """Save its place once in so many seconds, which is longer than its grace."""
+    while task.state.n < 3:
+        time.sleep(task.params.seconds)
+        task.state.n += 1
+        task.output("lines.txt").write(f"{task.state.n}\n")
+        task.checkpoint(done=task.state.n)
+    return task.state
+
+
+@dataclass
+class Bulk:
+    """How many blocks of 4 KiB to write."""
+
+    blocks: int = 100
+    delay_s: float = 0.0
+
+
+@handler("bulk")
+def bulk(task: Task[Bulk, Count]) -> Count:
+    """Write much."""
+    out = task.output("bulk.bin")
+    while task.state.n < task.params.blocks:
+        out.write_bytes(task.state.n.to_bytes(4, "big") * 1024)
+        task.state.n += 1
+        task.checkpoint(done=task.state.n, total=task.params.blocks)
+        if task.params.delay_s:
+            task.sleep(task.params.delay_s)
+    return task.state
