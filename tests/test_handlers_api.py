@@ -69,7 +69,9 @@ def declared(**options: Any) -> Handler[Params, Place, dict[str, int]]:
 # Declarations.
 
 
-@pytest.mark.parametrize("name", ["", "Upload", "9lives", "a-b", "a/b", "a.b", "_a", "é", "a\n", "a" * 64, *RESERVED])
+@pytest.mark.parametrize(
+    "name", ["", "Upload", "9lives", "a-b", "a/b", "a.b", "_a", "é", "a\n", "a" * 64, *sorted(RESERVED)]
+)
 def test_names_that_no_service_may_have(name: str) -> None:
     """Refused when the module is imported, in words that say what would do."""
     with pytest.raises(ValueError, match="cannot be a service's name"):

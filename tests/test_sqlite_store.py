@@ -1,5 +1,5 @@
 """What is SQLite's own about the store: how it opens, what it costs, and what a full or locked database does to it."""
-# ruff: noqa: ASYNC221, ASYNC240 -- files are made and looked at while nothing else is on the loop
+# ruff: noqa: ASYNC221 -- files are made and looked at while nothing else is on the loop
 
 import asyncio
 import ctypes
