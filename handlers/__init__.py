@@ -10,6 +10,21 @@ from intermission.handlers.base import (
     Task,
     handler,
 )
+from intermission.handlers.inputs import Inputs, Upload, UploadRef
 from intermission.handlers.schema import Fault, Invalid
 
-__all__ = ["Fatal", "Fault", "Handler", "Invalid", "Limits", "Output", "Paused", "Retry", "Task", "handler"]
+__all__ = [
+    "Fatal",
+    "Fault",
+    "Handler",
+    "Inputs",
+    "Invalid",
+    "Limits",
+    "Output",
+    "Paused",
+    "Retry",
+    "Task",
+    "Upload",
+    "UploadRef",
+    "handler",
+]

@@ -7,7 +7,7 @@ import os
 import re
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from logging import Logger
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from pydantic import ValidationError
 
+from intermission.handlers.inputs import Inputs
 from intermission.handlers.schema import Schema
 
 P = TypeVar("P")
@@ -95,8 +96,8 @@ class Task(ABC, Generic[P, S]):
     params: P
     state: S
     log: Logger
-    sources: Path
-    """The folder of the data sources that the operator configured."""
+    inputs: Inputs
+    """The operator's sources, and the uploads that the params name."""
 
     @abstractmethod
     def checkpoint(self, *, done: float | None = None, total: float | None = None, unit: str | None = None) -> None:
@@ -124,8 +125,9 @@ class Task(ABC, Generic[P, S]):
 
 
 Run = Callable[[Task[P, S]], R]
-Check = Callable[[P, Path], None]
+Check = Callable[[P, Inputs], None]
 Clean = Callable[[Task[P, S]], None]
+References = Callable[[P], Mapping[str, str]]
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -145,15 +147,24 @@ class Handler(Generic[P, S, R]):
     stall_after_s: float | None
     max_running: int | None
     checks: list[Check[P]] = field(default_factory=list)
+    references: list[References[P]] = field(default_factory=list)
     cleans: list[Clean[P, S]] = field(default_factory=list)
     upgrades: dict[int, Upgrade] = field(default_factory=dict)
 
     def check(self, function: Check[P]) -> Check[P]:
         """Look at the params before a start is accepted; raise `Invalid` to refuse it.
 
-        Runs in a thread of the server, with the params and the sources folder; it must be quick and change nothing.
+        Runs in a thread of the server, with the params and what there is to read; it must be quick and change nothing.
         """
         self.checks.append(function)
+        return function
+
+    def uploads(self, function: References[P]) -> References[P]:
+        """Say which uploads the params name: each ``upload:<id>`` by its JSON pointer in the params.
+
+        Each must be a completed upload of the same user, and is kept until the task is completed or gone.
+        """
+        self.references.append(function)
         return function
 
     def clean(self, function: Clean[P, S]) -> Clean[P, S]:

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
@@ -14,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from intermission.handlers.base import Fatal, Output, Task, handler
 from intermission.handlers.csvrows import Broken, CsvRows
 from intermission.handlers.filters import Condition, Test, compile_condition, compile_dates, last_moment, moment, sift
+from intermission.handlers.inputs import Inputs
 from intermission.handlers.schema import Fault, Invalid, pointer
 from intermission.handlers.sources import OpenSource, SourceError, open_source, quoted, suggestion
 
@@ -80,7 +80,7 @@ def extract(task: Task[Params, State]) -> Result:
     """Copy what matches, batch by batch, with a checkpoint after each."""
     name = task.params.source
     try:
-        with open_source(task.sources, name) as source:
+        with open_source(task.inputs.sources, name) as source:
             return _extract(task, source)
     except SourceError as error:
         raise Fatal(str(error)) from None
@@ -91,10 +91,10 @@ def extract(task: Task[Params, State]) -> Result:
 
 
 @extract.check
-def _(params: Params, sources: Path) -> None:
+def _(params: Params, inputs: Inputs) -> None:
     faults = _own_faults(params)
     try:
-        with open_source(sources, params.source) as source:
+        with open_source(inputs.sources, params.source) as source:
             faults += _faults(params, _head(source.rows()))
     except (SourceError, Broken) as error:
         faults.append(Fault("/source", str(error)))

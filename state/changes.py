@@ -46,6 +46,8 @@ def add(new: NewTask) -> Operation[Task]:
     def operation(transaction: Transaction) -> Task:
         transaction.add(row)
         transaction.event((task.id, task.user, task.created_at, None, task.status, None, 0, task.user))
+        for upload_id in new.uploads:
+            transaction.change("INSERT INTO uses (upload_id, task_id) VALUES (?, ?)", (upload_id, task.id))
         return task
 
     return operation
@@ -72,6 +74,8 @@ def advance(change: Change) -> Operation[Task | None]:
         task = rows.task(*transaction.fetch(f"{rows.TASKS} WHERE t.id = ?", (before.id,)))
         if change.end is not None:
             transaction.ended(task.id, before.attempt, rows.end_row(change.end))
+        if target is Status.COMPLETED:
+            transaction.change("DELETE FROM uses WHERE task_id = ?", (task.id,))
         if change.kind is not None:
             transaction.begun(task.id, task.attempt, change.kind, change.at)
         transaction.event(_event(task, change.event, change.at, change.by))
@@ -155,7 +159,7 @@ def bury(change: Change, tombstone: Tombstone) -> Operation[bool]:
         if not transaction.change(f"DELETE FROM tasks {_GUARD}", (task.id, task.status, task.attempt)):
             return False
         transaction.finish()  # what was collected of this task must not be written after it is deleted
-        for table in ("checkpoints", "attempts", "events"):
+        for table in ("checkpoints", "attempts", "events", "uses"):
             transaction.change(f"DELETE FROM {table} WHERE task_id = ?", (task.id,))
         sql = f"INSERT INTO tombstones ({rows.TOMBSTONE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"
         transaction.change(sql, rows.tombstone_row(tombstone))

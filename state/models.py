@@ -66,6 +66,8 @@ class NewTask:
     priority: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     errors_left: int = 4
+    uploads: tuple[str, ...] = ()
+    """The uploads that it reads, by id: in use until it is completed or gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,7 @@ _WITH_CHILD: Final = (
 )
 _ATTEMPTS: Final = f"SELECT {rows.ATTEMPT_COLUMNS} FROM attempts WHERE task_id = ? ORDER BY attempt"
 _EVENTS: Final = f"SELECT id, {rows.EVENT_COLUMNS} FROM events WHERE task_id = ? ORDER BY id"
+_USERS: Final = "SELECT task_id FROM uses WHERE upload_id = ? ORDER BY task_id LIMIT ?"
 _NEXT_DUE: Final = """
 SELECT (SELECT min(due_at) FROM tasks INDEXED BY tasks_retrying WHERE status = 'retrying'),
        (SELECT min(due_at) FROM tasks INDEXED BY tasks_delayed WHERE status = 'pending' AND due_at > ?)
@@ -112,6 +113,12 @@ class SqliteStore:
     async def bury(self, change: Change, tombstone: Tombstone) -> bool:
         """See `Store.bury`."""
         return await self._write(changes.bury(change, tombstone))
+
+    async def users_of(self, upload_id: str, limit: int) -> list[str]:
+        """See `Store.users_of`."""
+        return await self._read(
+            self._points, lambda db: [task_id for (task_id,) in db.execute(_USERS, (upload_id, limit)).fetchall()]
+        )
 
     async def get(self, task_id: str, user: str | None = None) -> Task | Tombstone | None:
         """See `Store.get`."""

@@ -72,10 +72,13 @@ class Store(Protocol):
         """Take every retrying task that is due at ``at`` to pending; how many there were."""
 
     async def bury(self, change: Change, tombstone: Tombstone) -> bool:
-        """Delete the row, its checkpoint, attempts and events and leave the tombstone, in one transaction.
+        """Delete the row, its checkpoint, attempts, events and uses and leave the tombstone, in one transaction.
 
         ``change`` is guarded as in `advance`; its target must be ``gone``. False: somebody was first.
         """
+
+    async def users_of(self, upload_id: str, limit: int) -> list[str]:
+        """The ids of unfinished tasks that read this upload, oldest first, ``limit`` at most."""
 
     async def get(self, task_id: str, user: str | None = None) -> Task | Tombstone | None:
         """The task, what is left of it, or None; with ``user``, None also for somebody else's."""

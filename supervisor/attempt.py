@@ -12,6 +12,7 @@ from typing import Final, assert_never
 
 import structlog
 
+from intermission.handlers.inputs import Inputs
 from intermission.handlers.registry import AnyHandler
 from intermission.state.models import Checkpoint, Kind, Task
 from intermission.state.status import Reason
@@ -60,7 +61,6 @@ class Attempt:
         """The user who terminated it."""
         self._kind = kind
         self._folder = places.folder(task.id)
-        self._sources = places.sources
         self._store = store
         self._loop = asyncio.get_running_loop()
         self._saving = asyncio.Lock()
@@ -95,12 +95,12 @@ class Attempt:
         elif self._launching is not None:
             self._launching.cancel()
 
-    async def run(self, launcher: Launcher) -> Ending:
+    async def run(self, launcher: Launcher, inputs: Inputs) -> Ending:
         """Launch the child and attend to it until its tree is dead."""
         try:
             base = await asyncio.to_thread(self._prepare)
             self.child = await self._launch(launcher)
-            self._begin(self.child, base)
+            self._begin(self.child, base, inputs)
             async for report in self.child.reports():
                 await self._take(report)
             return await self._conclude(self.child.exit)
@@ -135,7 +135,7 @@ class Attempt:
                 raise LaunchError(message) from None
             raise
 
-    def _begin(self, child: Child, base: Checkpoint | None) -> None:
+    def _begin(self, child: Child, base: Checkpoint | None, inputs: Inputs) -> None:
         task, progress = self.task, base.progress if base else None
         child.send(
             wire.Begin(
@@ -145,7 +145,11 @@ class Attempt:
                 kind=self._kind,
                 attempt=task.attempt,
                 folder=str(self._folder),
-                sources=str(self._sources),
+                sources=str(inputs.sources),
+                uploads=[
+                    wire.UploadFile(u.id, str(u.path), u.filename, u.media_type, u.size_bytes, u.sha256)
+                    for u in inputs.uploads.values()
+                ],
                 params=task.params,
                 state=base.state if base else None,
                 version=base.version if base else self.handler.version,

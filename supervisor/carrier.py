@@ -12,11 +12,12 @@ from typing import Final
 import structlog
 
 from intermission.handlers.base import Retry
+from intermission.handlers.inputs import Inputs
 from intermission.handlers.registry import Registry
 from intermission.state.models import Change, ErrorInfo, Kind, Query, Task
 from intermission.state.status import Event, Reason, Status
 from intermission.state.store import StoreError
-from intermission.supervisor import restore, schedule
+from intermission.supervisor import inputs, restore, schedule
 from intermission.supervisor.attempt import Attempt, Ending
 from intermission.supervisor.cleaner import Cleaner
 from intermission.supervisor.ledger import Ledger
@@ -223,7 +224,7 @@ class Carrier:
             # Whoever paused or terminated it between the claim's commit and now found no attempt to tell.
             now = await self._store.get(task_id)
             if isinstance(now, Task) and now.status is Status.RUNNING and not self._draining:
-                ending = await attempt.run(self._launcher)
+                ending = await attempt.run(self._launcher, await self._inputs(attempt))
             else:
                 ending = Ending(exit=Exit(), stopped=True)
             await self._settle(task_id, ending, attempt.ended_by)
@@ -235,6 +236,9 @@ class Carrier:
             if self._alone == task_id:
                 self._alone = None
             self._wake.set()
+
+    async def _inputs(self, attempt: Attempt) -> Inputs:
+        return await inputs.of(attempt.task, attempt.handler, self._store, self._places)
 
     async def _settle(self, task_id: str, ending: Ending, by: str | None = None) -> None:
         """Commit what follows from an ending, reading again for as long as somebody else is first."""

@@ -13,6 +13,7 @@ import structlog
 from intermission.handlers.registry import AnyHandler, Registry
 from intermission.state.models import AttemptEnd, Change, ErrorInfo, Kind, Receipt, Task, Tombstone
 from intermission.state.status import Event, Reason
+from intermission.supervisor import inputs
 from intermission.supervisor.attempt import Attempt, Ending
 from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
@@ -103,7 +104,7 @@ class Cleaner:
         if self._closing:  # since `close` has ended those that there were
             attempt.end()
         try:
-            return await attempt.run(self._launcher)
+            return await attempt.run(self._launcher, await inputs.of(task, handler, self._ledger.store, self._places))
         finally:
             del self._attempts[task.id]
 

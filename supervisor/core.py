@@ -9,22 +9,24 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
+from intermission.handlers.inputs import Inputs
 from intermission.handlers.registry import AnyHandler, Registry
 from intermission.handlers.schema import Fault, Invalid, Unencodable
 from intermission.state.ids import new_id
 from intermission.state.models import Change, NewTask, Query, Task, Tombstone
 from intermission.state.status import Event, Reason, Status, after, allowed
 from intermission.state.store import Store, StoreFullError
+from intermission.supervisor import inputs
 from intermission.supervisor.carrier import Carrier
 from intermission.supervisor.cleaner import Cleaner, remove_folder
 from intermission.supervisor.errors import (
     AmbiguousError,
     ConflictError,
     GoneError,
+    InUseError,
     NoneEligibleError,
     NoSpaceError,
     UnavailableError,
@@ -53,7 +55,7 @@ class Supervisor:
         self._ledger = Ledger(store)
         self._cleaner = Cleaner(self._ledger, launcher, registry, places)
         self._carrier = Carrier(self._ledger, launcher, registry, places, self._cleaner, max_running=max_running)
-        self._deleting = WeakValueDictionary[str, asyncio.Lock]()
+        self._changes = WeakValueDictionary[str, asyncio.Lock]()
         self._open = False
 
     @property
@@ -94,23 +96,29 @@ class Supervisor:
             message = "the server is starting or stopping; try again in a moment"
             raise UnavailableError(message)
         handler = self._handler(service)
-        text = await self._checked(handler, params)
-        fresh = NewTask(
-            id=new_id(),
-            service=service,
-            user=user,
-            params=text,
-            created_at=time.time(),
-            priority=priority,
-            labels=dict(labels or {}),
-            errors_left=handler.retry.errors,
-        )
-        # Before the insert is awaited, so that the claim that follows joins it in one commit.
-        self._carrier.wake()
-        try:
-            return await self.store.add(fresh)
-        except StoreFullError as error:
-            raise NoSpaceError(str(error)) from error
+        value = handler.params.check(params)
+        named = inputs.references(handler, value)
+        async with contextlib.AsyncExitStack() as held:
+            for upload_id in sorted(set(named.values())):  # none of them may be deleted from under us
+                await held.enter_async_context(self._changing(upload_id))
+            text = await self._checked(handler, value, await inputs.find(self.store, self.places, user, named))
+            fresh = NewTask(
+                id=new_id(),
+                service=service,
+                user=user,
+                params=text,
+                created_at=time.time(),
+                priority=priority,
+                labels=dict(labels or {}),
+                errors_left=handler.retry.errors,
+                uploads=tuple(set(named.values())),
+            )
+            # Before the insert is awaited, so that the claim that follows joins it in one commit.
+            self._carrier.wake()
+            try:
+                return await self.store.add(fresh)
+            except StoreFullError as error:
+                raise NoSpaceError(str(error)) from error
 
     async def get(self, task_id: str, user: str | None) -> Task:
         """The task. Raises `UnknownTaskError` and `GoneError`."""
@@ -179,12 +187,14 @@ class Supervisor:
         return task
 
     async def delete(self, task_id: str, user: str | None, by: str) -> Tombstone:
-        """Delete a completed task: its record, files and log. Raises as `pause`."""
+        """Delete a completed task: its record, files and log. Raises as `pause`, and `InUseError`."""
         # One at a time: a second one would meet a folder that is half gone, and should find the tombstone.
-        async with self._deleting.setdefault(task_id, asyncio.Lock()):
+        async with self._changing(task_id):
             task = await self.get(task_id, user)
             if after(task.status, Event.DELETE) is None:
                 raise ConflictError(task, Event.DELETE)
+            if users := await self.store.users_of(task.id, _MOST_NAMED):
+                raise InUseError(task.id, users)
             now = time.time()
             tombstone = Tombstone(id=task.id, service=task.service, user=task.user, gone_at=now, by=by, receipt=None)
             await asyncio.to_thread(remove_folder, self.places.folder(task.id))
@@ -236,11 +246,14 @@ class Supervisor:
             raise UnknownServiceError(service, sorted(self.registry.handlers))
         return handler
 
-    async def _checked(self, handler: AnyHandler, params: object) -> str:
-        """The params as JSON, with their defaults, as the handler's type and its own checks accept them."""
-        value = handler.params.check(params)
+    def _changing(self, task_id: str) -> asyncio.Lock:
+        """Held by whoever deletes a task's files, and by whoever needs them to stay for a moment."""
+        return self._changes.setdefault(task_id, asyncio.Lock())
+
+    async def _checked(self, handler: AnyHandler, value: object, given: Inputs) -> str:
+        """The params as JSON, with their defaults, once the handler's own checks accept them."""
         if handler.checks:
-            await asyncio.to_thread(_run_checks, handler, value, self.places.sources)
+            await asyncio.to_thread(_run_checks, handler, value, given)
         try:
             return handler.params.encode(value).decode()
         except Unencodable as error:
@@ -276,6 +289,6 @@ class Supervisor:
         return change
 
 
-def _run_checks(handler: AnyHandler, params: object, sources: Path) -> None:
+def _run_checks(handler: AnyHandler, params: object, given: Inputs) -> None:
     for check in handler.checks:
-        check(params, sources)
+        check(params, given)

@@ -39,6 +39,14 @@ class ConflictError(SupervisorError):
         self.task = task
 
 
+class InUseError(SupervisorError):
+    """An upload that unfinished tasks read cannot be deleted."""
+
+    def __init__(self, upload_id: str, task_ids: list[str]) -> None:
+        super().__init__(f"the upload {upload_id} is read by unfinished tasks: wait for them, or terminate them first")
+        self.task_ids = task_ids
+
+
 class UnavailableError(SupervisorError):
     """The server is starting or draining."""
 

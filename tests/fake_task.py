@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from intermission.handlers.base import Handler, Output, Paused, Task, output_path
+from intermission.handlers.inputs import Inputs, Upload
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class FakeTask(Task[Any, Any]):
     handler: Handler[Any, Any, Any]
     params: Any
     folder: Path
-    sources: Path
+    inputs: Inputs
     start: Saved | None = None
     pause_at: int | None = None
     saved: list[Saved] = field(default_factory=list)
@@ -96,15 +97,16 @@ def attempt(
     folder: Path,
     *,
     sources: Path,
+    uploads: dict[str, Upload] | None = None,
     start: Saved | None = None,
     pause_at: int | None = None,
 ) -> Attempt:
     """Run a handler once, its params checked and stored as a start would, its result as a completion would."""
-    checked = handler.params.check(params)
+    checked, inputs = handler.params.check(params), Inputs(sources, uploads or {})
     for check in handler.checks:
-        check(checked, sources)
+        check(checked, inputs)
     stored = handler.params.load(handler.params.encode(checked))
-    task = FakeTask(handler, stored, folder, sources, start, pause_at)
+    task = FakeTask(handler, stored, folder, inputs, start, pause_at)
     try:
         result = handler.run(task)
     except Paused:

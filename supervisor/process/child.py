@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, assert_never
 
 from intermission.handlers.base import Fatal, Handler, Output, Paused, Task, output_path
+from intermission.handlers.inputs import Inputs, Upload
 from intermission.handlers.schema import Invalid, Unencodable
 from intermission.supervisor.process import tree, wire
 from intermission.supervisor.process.slot import SlotWriter
@@ -131,7 +132,7 @@ class LiveTask(Task[Any, Any]):
         self.user = begin.user
         self.attempt = begin.attempt
         self.resumed = begin.state is not None
-        self.sources = Path(begin.sources)
+        self.inputs = _inputs(begin)
         self.params = handler.params.load(begin.params)
         self.state = handler.state.type() if begin.state is None else handler.restore(begin.state, begin.version)
         self._service = handler.service
@@ -295,6 +296,11 @@ class LiveTask(Task[Any, Any]):
                 path.unlink()
             elif path.stat().st_size > length:
                 os.truncate(path, length)
+
+
+def _inputs(begin: wire.Begin) -> Inputs:
+    uploads = (Upload(u.id, Path(u.path), u.filename, u.media_type, u.size_bytes, u.sha256) for u in begin.uploads)
+    return Inputs(Path(begin.sources), {upload.id: upload for upload in uploads})
 
 
 _DIRTY: Final = wire.encode(wire.Dirty())

@@ -32,6 +32,17 @@ class _Message(
 # Supervisor to child.
 
 
+class UploadFile(msgspec.Struct, frozen=True, array_like=True):
+    """An upload that the task reads."""
+
+    id: str
+    path: str
+    filename: str | None
+    media_type: str
+    size_bytes: int
+    sha256: str
+
+
 class Begin(_Message, frozen=True):
     """The first message: all that the child has to know. ``state`` is None where it starts from the initial one."""
 
@@ -42,6 +53,7 @@ class Begin(_Message, frozen=True):
     attempt: int
     folder: str
     sources: str
+    uploads: list["UploadFile"]
     params: str
     state: str | None
     version: int

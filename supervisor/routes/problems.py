@@ -17,6 +17,7 @@ from intermission.supervisor.errors import (
     AmbiguousError,
     ConflictError,
     GoneError,
+    InUseError,
     NoneEligibleError,
     NoSpaceError,
     UnavailableError,
@@ -112,6 +113,8 @@ def _of(error: Exception) -> Problem | None:
             problem = Problem(409, "not-now", said, {"id": task.id, "task_status": task.status, "allowed": can})
         case AmbiguousError():
             problem = Problem(409, "several-tasks", said, {"tasks": error.task_ids})
+        case InUseError():
+            problem = Problem(409, "in-use", said, {"tasks": error.task_ids})
         case GoneError():
             problem = Problem(410, "gone", said, _remains(error))
         case StoreError() if not isinstance(error, StoreFullError):

@@ -497,6 +497,42 @@ class TestBury:
             await store.bury(Change(task=task, event=Event.DELETE, at=now()), tombstone(new()))
 
 
+class TestUses:
+    """Which unfinished tasks read an upload."""
+
+    async def test_from_the_start_until_it_is_completed(self, store: Store) -> None:
+        """A use begins with the task and ends with its completion; failing or pausing does not end it."""
+        for event, used in (
+            (Event.COMPLETED, False),
+            (Event.EXHAUSTED, True),
+            (Event.PAUSE, True),
+            (Event.LOST, True),
+        ):
+            fresh = new(uploads=(f"upload of {event}", "other"))
+            await store.add(fresh)
+            assert fresh.id in await store.users_of("other", 200)
+            [task] = await store.claim(1, COUNTER, now())
+            await step(store, task, event)
+            assert await store.users_of(f"upload of {event}", 200) == ([fresh.id] if used else [])
+            if event is Event.LOST:
+                [task] = await store.claim(1, COUNTER, now())
+                await step(store, task, Event.COMPLETED)
+
+    async def test_until_it_is_gone(self, store: Store) -> None:
+        """A task that is buried uses nothing any more."""
+        fresh = new(uploads=("upload",))
+        task = await step(store, await store.add(fresh), Event.TERMINATE)
+        assert await store.users_of("upload", 200) == [fresh.id]
+        assert await store.bury(Change(task=task, event=Event.CLEANED, at=now()), tombstone(task))
+        assert await store.users_of("upload", 200) == []
+
+    async def test_the_oldest_first_and_no_more_than_asked_for(self, store: Store) -> None:
+        """However many use it, the list has an end."""
+        tasks = [await store.add(new(uploads=("upload", "other"))) for _ in range(5)]
+        assert await store.users_of("upload", 3) == [task.id for task in tasks[:3]]
+        assert await store.users_of("nobody's", 3) == []
+
+
 class TestGet:
     """The task, what is left of it, or None; with ``user``, None also for somebody else's."""
 

@@ -1,0 +1,64 @@
+"""What a task may read: the operator's sources, and the uploads that its params name."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+CONTENT: Final = "content"
+"""The output in which an upload's bytes are."""
+_PREFIX: Final = "upload:"
+_REFERENCE: Final = re.compile(_PREFIX + r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+
+
+def upload_id(text: str) -> str | None:
+    """The task's id in ``upload:<id>``; None for anything else."""
+    match = _REFERENCE.fullmatch(text)
+    return match[1] if match else None
+
+
+def _reference(text: str) -> str:
+    if upload_id(text) is None:
+        raise PydanticCustomError("upload", "Input should be upload: and the id of a completed upload")
+    return text
+
+
+UploadRef = Annotated[
+    str, AfterValidator(_reference), WithJsonSchema({"type": "string", "pattern": f"^{_REFERENCE.pattern}$"})
+]
+"""For a field of params that names an upload; ``upload:<id>``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A completed upload. Nobody changes or deletes its file while the task that names it is unfinished."""
+
+    id: str
+    path: Path
+    filename: str | None
+    """As the client said it: data, never a path."""
+    media_type: str
+    size_bytes: int
+    sha256: str
+    """Lower-case hexadecimal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What there is to read, for a task and for the checks before it starts."""
+
+    sources: Path
+    """The folder of the sources that the operator configured."""
+    uploads: Mapping[str, Upload] = field(default_factory=dict)
+    """By id: those that the handler's `Handler.uploads` found in the params."""
+
+    def upload(self, reference: str) -> Upload:
+        """The upload of ``upload:<id>``. Raises LookupError for one that is not there."""
+        found = self.uploads.get(upload_id(reference) or "")
+        if found is None:
+            raise LookupError(f"there is no {reference}")
+        return found
