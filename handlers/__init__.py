@@ -10,10 +10,12 @@ from intermission.handlers.base import (
     Task,
     handler,
 )
+from intermission.handlers.body import BodyInfo
 from intermission.handlers.inputs import Inputs, Upload, UploadRef
 from intermission.handlers.schema import Fault, Invalid
 
 __all__ = [
+    "BodyInfo",
     "Fatal",
     "Fault",
     "Handler",

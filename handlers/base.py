@@ -7,7 +7,7 @@ import os
 import re
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from logging import Logger
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from pydantic import ValidationError
 
+from intermission.handlers.body import BodyInfo
 from intermission.handlers.inputs import Inputs
 from intermission.handlers.schema import Schema
 
@@ -64,6 +65,7 @@ class Output(io.TextIOWrapper):
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = io.FileIO(path, "ab")
         self._binary = io.BufferedWriter(self._file, 1 << 16)
         super().__init__(self._binary, encoding="utf-8", newline="")
@@ -98,6 +100,16 @@ class Task(ABC, Generic[P, S]):
     log: Logger
     inputs: Inputs
     """The operator's sources, and the uploads that the params name."""
+
+    @property
+    def body(self) -> Iterator[bytes]:
+        """Of a stream service: the bytes as they arrive, in blocks, until all have.
+
+        Asking for the next block is a pause point, as `sleep` is one: when a pause is wanted, or the client has gone,
+        the state is saved and `Paused` raised. ``state.received`` has to say, then, how many bytes of the whole are
+        done with: there the client will go on.
+        """
+        raise RuntimeError("only a stream service has a body: declare it with @handler(..., stream=True)")
 
     @abstractmethod
     def checkpoint(self, *, done: float | None = None, total: float | None = None, unit: str | None = None) -> None:
@@ -146,6 +158,7 @@ class Handler(Generic[P, S, R]):
     pause_grace_s: float
     stall_after_s: float | None
     max_running: int | None
+    stream: bool = False
     checks: list[Check[P]] = field(default_factory=list)
     references: list[References[P]] = field(default_factory=list)
     cleans: list[Clean[P, S]] = field(default_factory=list)
@@ -216,11 +229,15 @@ def handler(
     pause_grace_s: float = 3.0,
     stall_after_s: float | None = None,
     max_running: int | None = None,
+    stream: bool = False,
 ) -> Callable[[Run[P, S, R]], Handler[P, S, R]]:
     """Declare the service that a function does the work of.
 
     The types come from its annotations: ``def f(task: Task[Params, State]) -> Result``. Params, State and Result are
     dataclasses, pydantic models or anything that pydantic can check; State must be constructible without arguments.
+    The work of a ``stream`` service is the body of the requests that start and resume it (`Task.body`).
+    Its Params are `BodyInfo`, and its State has ``received: int = 0``.
+
     Raises ValueError or TypeError, when the module is imported, for a declaration that cannot work.
     """
     if not _NAME.fullmatch(service) or service in RESERVED:
@@ -231,6 +248,10 @@ def handler(
 
     def declare(function: Run[P, S, R]) -> Handler[P, S, R]:
         params, state, result = _types(function)
+        if stream and params is not BodyInfo:
+            raise TypeError(f"{function.__qualname__} is a stream service, so its params must be BodyInfo")
+        if stream and getattr(state(), "received", None) != 0:
+            raise TypeError(f"{function.__qualname__} is a stream service, so its state must have received: int = 0")
         return Handler(
             service=service,
             run=function,
@@ -243,6 +264,7 @@ def handler(
             pause_grace_s=pause_grace_s,
             stall_after_s=stall_after_s,
             max_running=max_running,
+            stream=stream,
         )
 
     return declare

@@ -8,7 +8,11 @@ from typing import Any, Final
 
 from intermission.handlers.base import Handler
 
-BUILT_IN: Final = ("intermission.handlers.counter", "intermission.handlers.extract")
+BUILT_IN: Final = (
+    "intermission.handlers.counter",
+    "intermission.handlers.extract",
+    "intermission.handlers.upload",
+)
 AnyHandler = Handler[Any, Any, Any]
 
 

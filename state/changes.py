@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from intermission.state import rows
 from intermission.state.models import KEEP, Change, Checkpoint, Keep, Kind, NewTask, Task, Tombstone
-from intermission.state.status import Event, Status, after
+from intermission.state.status import Event, Status
 from intermission.state.transaction import Operation, Transaction
 
 _FINISHED: Final = frozenset({Status.COMPLETED, Status.FAILED})
@@ -41,11 +41,11 @@ RETURNING id, user, attempt
 
 def add(new: NewTask) -> Operation[Task]:
     """See `Store.add`."""
-    row, task = rows.new_task(new), rows.pending(new)
+    row, task = rows.new_task(new), rows.added(new)
 
     def operation(transaction: Transaction) -> Task:
         transaction.add(row)
-        transaction.event((task.id, task.user, task.created_at, None, task.status, None, 0, task.user))
+        transaction.event((task.id, task.user, task.created_at, None, task.status, task.reason, 0, task.user))
         for upload_id in new.uploads:
             transaction.change("INSERT INTO uses (upload_id, task_id) VALUES (?, ?)", (upload_id, task.id))
         return task
@@ -55,7 +55,7 @@ def add(new: NewTask) -> Operation[Task]:
 
 def advance(change: Change) -> Operation[Task | None]:
     """See `Store.advance`."""
-    target = after(change.task.status, change.event)
+    target = change.task.after(change.event)
     if target is None or target is Status.GONE:
         raise ValueError(f"{change.event} does not lead from {change.task.status} to a status that is stored")
     if target is Status.RETRYING and change.due_at is None:
@@ -150,7 +150,7 @@ def wake_due(at: float) -> Operation[int]:
 def bury(change: Change, tombstone: Tombstone) -> Operation[bool]:
     """See `Store.bury`."""
     task = change.task
-    if after(task.status, change.event) is not Status.GONE:
+    if task.after(change.event) is not Status.GONE:
         raise ValueError(f"{change.event} does not lead from {task.status} to gone")
     if tombstone.id != task.id:
         raise ValueError("the tombstone is another task's")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from intermission.state.status import Event, Reason, Status
+from intermission.state.status import Event, Reason, Status, after, allowed
 
 
 class Kind(StrEnum):
@@ -55,7 +55,7 @@ class ErrorInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTask:
-    """A start that a client was promised. The row begins as ``pending``, attempt 0."""
+    """A start that a client was promised. The row begins as ``pending`` (see ``stream``), attempt 0."""
 
     id: str
     service: str
@@ -68,6 +68,8 @@ class NewTask:
     errors_left: int = 4
     uploads: tuple[str, ...] = ()
     """The uploads that it reads, by id: in use until it is completed or gone."""
+    stream: bool = False
+    """Its work is the body of requests: it begins as ``paused``, for ``awaiting_data``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +99,16 @@ class Task:
     started_at: float | None
     finished_at: float | None
     due_at: float | None
+    stream: bool
+
+    @property
+    def allowed(self) -> tuple[Event, ...]:
+        """What a person may ask for now."""
+        return allowed(self.status, self.reason, stream=self.stream)
+
+    def after(self, event: Event) -> Status | None:
+        """The status that follows, or None: the event is not possible now."""
+        return after(self.status, event, stream=self.stream)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ Row = tuple[Any, ...]
 _NARROW: Final = (
     "t.id, t.service, t.user, t.status, t.reason, t.priority, t.attempt, t.errors_left, t.losses, t.lost_sequence, "
     "t.created_at, t.started_at, t.finished_at, t.due_at, t.labels, t.error, "
-    "c.sequence, c.attempt, c.version, c.saved_at, c.outputs, c.progress"
+    "t.stream, c.sequence, c.attempt, c.version, c.saved_at, c.outputs, c.progress"
 )
 WHOLE: Final = f"{_NARROW}, c.state, t.params, t.result"
 """The columns of a task and its checkpoint; ``t`` and ``c`` in a query."""
@@ -34,7 +34,8 @@ WITH_CHECKPOINT: Final = "LEFT JOIN checkpoints AS c ON c.task_id = t.id"
 TASKS: Final = f"SELECT {WHOLE} FROM tasks AS t {WITH_CHECKPOINT}"
 
 TASK_COLUMNS: Final = (
-    "id, service, user, status, priority, attempt, errors_left, losses, lost_sequence, created_at, labels, params"
+    "id, service, user, status, priority, attempt, errors_left, losses, lost_sequence, created_at, labels, params, "
+    "reason, stream"
 )
 CHECKPOINT_COLUMNS: Final = "task_id, sequence, attempt, version, saved_at, outputs, progress, state"
 ATTEMPT_COLUMNS: Final = (
@@ -63,27 +64,35 @@ def task(row: Row) -> Task:
         due_at=row[13],
         labels=json.loads(row[14]),
         error=_error(row[15]),
-        checkpoint=None if row[16] is None else _checkpoint(row[16:23]),
-        params=row[23],
-        result=row[24],
+        stream=bool(row[16]),
+        checkpoint=None if row[17] is None else _checkpoint(row[17:24]),
+        params=row[24],
+        result=row[25],
     )
 
 
 def new_task(new: NewTask) -> Row:
     """For `TASK_COLUMNS`."""
+    status, reason = begin(new)
     labels = _text(dict(new.labels))
-    first = (new.id, new.service, new.user, Status.PENDING, new.priority, 0, new.errors_left, 0, -1)
-    return (*first, new.created_at, labels, new.params)
+    first = (new.id, new.service, new.user, status, new.priority, 0, new.errors_left, 0, -1)
+    return (*first, new.created_at, labels, new.params, reason, new.stream)
 
 
-def pending(new: NewTask) -> Task:
+def begin(new: NewTask) -> tuple[Status, Reason | None]:
+    """Where a new task's life begins."""
+    return (Status.PAUSED, Reason.AWAITING_DATA) if new.stream else (Status.PENDING, None)
+
+
+def added(new: NewTask) -> Task:
     """The task that `new_task` inserts."""
+    status, reason = begin(new)
     return Task(
         id=new.id,
         service=new.service,
         user=new.user,
-        status=Status.PENDING,
-        reason=None,
+        status=status,
+        reason=reason,
         params=new.params,
         priority=new.priority,
         labels=dict(new.labels),
@@ -98,6 +107,7 @@ def pending(new: NewTask) -> Task:
         started_at=None,
         finished_at=None,
         due_at=None,
+        stream=new.stream,
     )
 
 

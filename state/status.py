@@ -36,6 +36,9 @@ class Event(StrEnum):
     DUE = "due"
     DRAINED = "drained"
     PREEMPTED = "preempted"
+    # A request brings bytes to a stream service, and ends.
+    CONNECTED = "connected"
+    DISCONNECTED = "disconnected"
     # An attempt ended.
     COMPLETED = "completed"
     STOPPED = "stopped"
@@ -120,6 +123,18 @@ TABLE: Final[dict[tuple[Status, Event], Status]] = {
     (_S.FAILED, _E.TERMINATE): _S.TERMINATING,
 }
 
+STREAM_TABLE: Final[dict[tuple[Status, Event], Status]] = {
+    **{edge: target for edge, target in TABLE.items() if not {Status.PENDING, Status.RETRYING} & {edge[0], target}},
+    (_S.PAUSED, _E.CONNECTED): _S.RUNNING,  # bytes arrive
+    (_S.PAUSED, _E.RESUME): _S.PAUSED,  # only lifts a pause: bytes may come again
+    (_S.RUNNING, _E.DISCONNECTED): _S.PAUSED,  # the request has ended before its data has
+    (_S.RUNNING, _E.ERRORED): _S.PAUSED,  # nobody but the client can send its bytes again
+    (_S.RUNNING, _E.LOST): _S.PAUSED,
+    (_S.RUNNING, _E.DRAINED): _S.PAUSED,
+    (_S.FAILED, _E.RESUME): _S.PAUSED,
+}
+"""The table of stream services. Their work is the body of a request, so they never wait for their turn or a retry."""
+
 VERBS: Final = (Event.PAUSE, Event.RESUME, Event.TERMINATE, Event.DELETE)
 RESTING: Final = frozenset({Status.PAUSED, Status.COMPLETED, Status.FAILED})
 """A task here stays until a person acts."""
@@ -127,17 +142,28 @@ WITH_CHILD: Final = frozenset({Status.RUNNING, Status.PAUSING, Status.TERMINATIN
 """A task here may have a process; after a start none has, and each of these gets ``lost``."""
 
 
-def after(status: Status, event: Event) -> Status | None:
+def after(status: Status, event: Event, *, stream: bool = False) -> Status | None:
     """The status that follows, or None: the event is not possible now."""
-    return TABLE.get((status, event))
+    return (STREAM_TABLE if stream else TABLE).get((status, event))
 
 
-def allowed(status: Status, reason: Reason | None = None) -> tuple[Event, ...]:
+def changes(status: Status, reason: Reason | None, verb: Event, *, stream: bool = False) -> bool:
+    """Whether a verb would change anything: asking again for what is so, or under way, does not."""
+    target = after(status, verb, stream=stream)
+    if target is None or (verb is Event.RESUME and reason is Reason.CLEAN_FAILED):
+        return False
+    if target is not status:
+        return True
+    # A stream task that waits for its client can be told not to take its bytes, and to take them again.
+    wanted = {Event.PAUSE: Reason.REQUESTED, Event.RESUME: Reason.AWAITING_DATA}.get(verb, reason)
+    return stream and status is Status.PAUSED and reason is not wanted
+
+
+def allowed(status: Status, reason: Reason | None = None, *, stream: bool = False) -> tuple[Event, ...]:
     """What a person may ask for now, in the order of `VERBS`; asking again for what is under way is left out."""
+    waits = stream and status is Status.PAUSED
     return tuple(
         verb
         for verb in VERBS
-        if (target := after(status, verb)) not in (None, status)
-        and not (verb is Event.RESUME and reason is Reason.CLEAN_FAILED)
-        and target is not None
+        if changes(status, reason, verb, stream=stream) or (waits and verb is Event.RESUME)  # with bytes
     )

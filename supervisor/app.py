@@ -30,6 +30,7 @@ from intermission.supervisor.routes.application import make_app
 
 _OLDEST_KERNEL: Final = (5, 4)
 _FDS_PER_CHILD: Final = 4
+_FDS_PER_UPLOAD: Final = 3  # its pipe, that of its body, and the client's socket
 _FDS_BESIDE: Final = 256
 _LAST_ANSWERS_S: Final = 1.0
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
@@ -44,7 +45,7 @@ def serve(config: Config) -> int:
     """Run the server until SIGTERM or SIGINT; the exit code."""
     try:
         _check_platform()
-        _raise_descriptor_limit(config.max_running)
+        _raise_descriptor_limit(config)
         asyncio.run(_serve(config))
     except (StartError, OccupiedError, LaunchError, StoreError) as error:
         sys.stderr.write(f"intermission: {error}\n")
@@ -98,7 +99,9 @@ async def _running(config: Config) -> AsyncIterator[str]:
         )
         stack.push_async_callback(launcher.close)
         handlers = _import(await launcher.open())
-        supervisor = Supervisor(store, launcher, handlers, places, config.max_running)
+        supervisor = Supervisor(
+            store, launcher, handlers, places, max_running=config.max_running, max_uploads=config.max_uploads
+        )
         app = make_app(supervisor, config)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS_S, auto_decompress=False)
         await runner.setup()
@@ -173,12 +176,12 @@ def _check_platform() -> None:
         raise StartError(message)
 
 
-def _raise_descriptor_limit(max_running: int) -> None:
+def _raise_descriptor_limit(config: Config) -> None:
     """Room for a pipe and a few files per child; refused here, not by a start that fails at the thousandth."""
-    needed = max_running * _FDS_PER_CHILD + _FDS_BESIDE
+    needed = config.max_running * _FDS_PER_CHILD + config.max_uploads * _FDS_PER_UPLOAD + _FDS_BESIDE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and needed > hard:
-        message = f"INTERMISSION_MAX_RUNNING={max_running} needs {needed} file descriptors, and the limit is {hard}"
-        raise StartError(message)
+        settings = f"INTERMISSION_MAX_RUNNING={config.max_running} with INTERMISSION_MAX_UPLOADS={config.max_uploads}"
+        raise StartError(f"{settings} needs {needed} file descriptors, and the limit is {hard}")
     if soft != resource.RLIM_INFINITY and needed > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -20,6 +20,7 @@ from intermission.state.store import Store, StoreError
 from intermission.supervisor import restore
 from intermission.supervisor.places import Places
 from intermission.supervisor.process import wire
+from intermission.supervisor.process.body import BodyPipe
 from intermission.supervisor.process.child import LOG_NAME
 from intermission.supervisor.process.launcher import Child, Exit, Launcher, LaunchError
 from intermission.supervisor.process.slot import newest_sequence
@@ -45,6 +46,8 @@ class Ending:
     """It did not pause in time and was ended."""
     limit: Reason | None = None
     """It was ended for breaking this limit."""
+    disconnected: Reason | None = None
+    """The request that brought its body ended before the data did: why."""
     checkpoint: Checkpoint | None = None
     unreadable: str | None = None
 
@@ -52,13 +55,27 @@ class Ending:
 class Attempt:
     """See the module."""
 
-    def __init__(self, task: Task, kind: Kind, handler: AnyHandler, places: Places, store: Store) -> None:
+    def __init__(
+        self,
+        task: Task,
+        kind: Kind,
+        handler: AnyHandler,
+        places: Places,
+        store: Store,
+        *,
+        body: BodyPipe | None = None,
+    ) -> None:
         self.task = task
         self.handler = handler
         self.child: Child | None = None
         self.done = asyncio.Event()
+        """Its tree is dead."""
+        self.settled = asyncio.Event()
+        """What follows for the task is committed, or left to the next start."""
         self.ended_by: str | None = None
         """The user who terminated it."""
+        self.body = body
+        """Of a stream service: where what the client sends goes in."""
         self._kind = kind
         self._folder = places.folder(task.id)
         self._store = store
@@ -74,6 +91,8 @@ class Attempt:
         self._stopped = False
         self._forced = False
         self._limit: Reason | None = None
+        self._body_end: wire.BodyEnd | None = None
+        self._disconnected: Reason | None = None
         self._final: wire.Completed | wire.Errored | None = None
 
     # What the supervisor asks.
@@ -85,6 +104,24 @@ class Attempt:
             if self.child is not None:
                 self.child.send(wire.PauseRequest())
         if insist and "grace" not in self._timers:
+            self._arm("grace", self.handler.pause_grace_s, self._force)
+
+    async def write(self, data: bytes) -> None:
+        """Hand bytes of the body to the child. Raises BrokenPipeError when it takes no more."""
+        if self.body is None:
+            raise BrokenPipeError
+        await self.body.write(data)
+
+    def end_body(self, cut: Reason | None = None) -> None:
+        """All of the body is in the pipe; or, with a reason, all that will come now. Only the first of these counts."""
+        if self.body is None or self._body_end is not None or self.done.is_set():
+            return
+        self._disconnected = cut
+        self._body_end = wire.BodyEnd(complete=cut is None)
+        if self.child is not None:
+            self.child.send(self._body_end)
+        self.body.finish()
+        if cut is not None and "grace" not in self._timers:
             self._arm("grace", self.handler.pause_grace_s, self._force)
 
     def end(self) -> None:
@@ -114,12 +151,16 @@ class Attempt:
         finally:
             for timer in self._timers.values():
                 timer.cancel()
+            if self.body is not None:
+                self.body.close()
             self.done.set()
 
     # Launching.
 
     def _prepare(self) -> Checkpoint | None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.body is not None:  # exactly where the client was told to go on, though a slot might say more
+            return restore.fitting(self._folder, [self._row] if self._row else [])
         return restore.newest(self._folder, self._row)
 
     async def _launch(self, launcher: Launcher) -> Child:
@@ -127,13 +168,17 @@ class Attempt:
         message = "it was ended before it was launched"
         if self._end_wanted:
             raise LaunchError(message)
-        self._launching = asyncio.ensure_future(launcher.launch(self.handler.service, str(self._folder)))
+        body = None if self.body is None else self.body.far
+        self._launching = asyncio.ensure_future(launcher.launch(self.handler.service, str(self._folder), body))
         try:
-            return await self._launching
+            child = await self._launching
         except asyncio.CancelledError:
             if self._end_wanted:
                 raise LaunchError(message) from None
             raise
+        if self.body is not None:
+            self.body.passed_on()
+        return child
 
     def _begin(self, child: Child, base: Checkpoint | None, inputs: Inputs) -> None:
         task, progress = self.task, base.progress if base else None
@@ -160,6 +205,8 @@ class Attempt:
                 unit=progress.unit if progress else None,
             )
         )
+        if self._body_end is not None:
+            child.send(self._body_end)
         if self._pause_wanted:
             child.send(wire.PauseRequest())
         if self._end_wanted:
@@ -282,7 +329,14 @@ class Attempt:
     async def _conclude(self, end: Exit) -> Ending:
         for flush in list(self._flushes):
             await flush
-        ending = Ending(exit=end, report=self._final, stopped=self._stopped, forced=self._forced, limit=self._limit)
+        ending = Ending(
+            exit=end,
+            report=self._final,
+            stopped=self._stopped,
+            forced=self._forced,
+            limit=self._limit,
+            disconnected=self._disconnected,
+        )
         async with self._saving:
             try:
                 checkpoint = await asyncio.to_thread(restore.durable, self._folder, self._row)

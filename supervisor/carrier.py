@@ -22,6 +22,7 @@ from intermission.supervisor.attempt import Attempt, Ending
 from intermission.supervisor.cleaner import Cleaner
 from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
+from intermission.supervisor.process.body import BodyPipe
 from intermission.supervisor.process.launcher import Child, Exit, Launcher
 from intermission.supervisor.verdict import Moment, verdict
 
@@ -58,14 +59,16 @@ class Carrier:
         self._wake = asyncio.Event()
         self._due_changed = asyncio.Event()
         self._alone: str | None = None
+        self.connected = 0
+        """Attempts under way of stream services, which are counted apart."""
         self._draining = False
 
     # What the supervisor asks.
 
     @property
     def running(self) -> int:
-        """Attempts under way."""
-        return len(self._attempts)
+        """Attempts under way that take one of the places of `max_running`."""
+        return len(self._attempts) - self.connected
 
     def child(self, task_id: str) -> Child | None:
         """The child of a task, if it has one."""
@@ -90,6 +93,14 @@ class Carrier:
     def carries(self, task_id: str) -> bool:
         """Whether an attempt of the task is under way, settling included."""
         return task_id in self._attempts
+
+    async def connect(self, task: Task, by: str) -> Attempt | None:
+        """Launch a stream service's task, whose body is about to come. None: somebody was first."""
+        change = Change(
+            task=task, event=Event.CONNECTED, at=time.time(), by=by, attempt=task.attempt + 1, kind=Kind.RUN, error=None
+        )
+        connected = await self._ledger.advance(change)
+        return None if connected is None else self._carry(connected, BodyPipe())
 
     async def open(self) -> None:
         """Carry on what an earlier generation left, then claim."""
@@ -180,11 +191,11 @@ class Carrier:
             return []
         now, claimed = time.time(), list[Task]()
         running = Counter(attempt.task.service for attempt in self._attempts.values())
-        free = self._max_running - len(self._attempts)
+        free = self._max_running - self.running
         for room, services in schedule.rooms(free, self._registry.handlers.values(), running):
             if (limit := min(room, free - len(claimed))) > 0:
                 claimed += await self._store.claim(limit, services, now)
-        if not claimed and not self._attempts:
+        if not claimed and not self.running:
             claimed = await self._store.claim(1, list(self._registry.handlers), now, wary=True)
             self._alone = claimed[0].id if claimed else None
         return claimed
@@ -210,13 +221,15 @@ class Carrier:
 
     # Carrying.
 
-    def _carry(self, task: Task) -> None:
+    def _carry(self, task: Task, body: BodyPipe | None = None) -> Attempt:
         handler = self._registry.handlers[task.service]
-        attempt = Attempt(task, Kind.RUN, handler, self._places, self._store)
+        attempt = Attempt(task, Kind.RUN, handler, self._places, self._store, body=body)
         self._attempts[task.id] = attempt
+        self.connected += body is not None
         carrying = asyncio.create_task(self._run(attempt))
         self._carrying.add(carrying)
         carrying.add_done_callback(self._carrying.discard)
+        return attempt
 
     async def _run(self, attempt: Attempt) -> None:
         task_id = attempt.task.id
@@ -233,6 +246,10 @@ class Carrier:
             _log.exception("an attempt could not be carried to its end", task=task_id)
         finally:
             del self._attempts[task_id]
+            if attempt.body is not None:
+                attempt.body.close()
+                self.connected -= 1
+            attempt.settled.set()
             if self._alone == task_id:
                 self._alone = None
             self._wake.set()

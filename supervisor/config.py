@@ -143,6 +143,16 @@ class Config(BaseModel):
     max_running: Annotated[int, BeforeValidator(_no_bool)] = Field(
         default_factory=lambda: 2 * (os.cpu_count() or 1), ge=1, description="a whole number from 1"
     )
+    max_uploads: Annotated[int, BeforeValidator(_no_bool)] = Field(
+        default=1000, ge=1, description="a whole number from 1"
+    )
+    max_upload_bytes: Annotated[int | None, BeforeValidator(_no_bool)] = Field(
+        default=None, ge=1, description="a whole number of bytes from 1"
+    )
+    """None: as much as there is space for."""
+    upload_idle_s: Annotated[float, BeforeValidator(_no_bool)] = Field(
+        default=60.0, gt=0, allow_inf_nan=False, description="a number of seconds above 0"
+    )
     handlers: Annotated[tuple[Annotated[str, AfterValidator(_module)], ...], BeforeValidator(_split)] = Field(
         default=(), description="names of Python modules, separated by commas"
     )

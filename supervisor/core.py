@@ -6,6 +6,7 @@ it (guarded, so that losing a race is an answer), and only then it is acted on a
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,18 +18,21 @@ from intermission.handlers.registry import AnyHandler, Registry
 from intermission.handlers.schema import Fault, Invalid, Unencodable
 from intermission.state.ids import new_id
 from intermission.state.models import Change, NewTask, Query, Task, Tombstone
-from intermission.state.status import Event, Reason, Status, after, allowed
+from intermission.state.status import Event, Reason, Status, allowed, changes
 from intermission.state.store import Store, StoreFullError
 from intermission.supervisor import inputs
+from intermission.supervisor.attempt import Attempt
 from intermission.supervisor.carrier import Carrier
 from intermission.supervisor.cleaner import Cleaner, remove_folder
 from intermission.supervisor.errors import (
     AmbiguousError,
     ConflictError,
+    CrowdedError,
     GoneError,
     InUseError,
     NoneEligibleError,
     NoSpaceError,
+    OffsetError,
     UnavailableError,
     UnknownServiceError,
     UnknownTaskError,
@@ -46,10 +50,20 @@ _ENDS_WITHIN_S: Final = 0.5
 class Supervisor:
     """See the module. What routes may call comes first, the machinery below it."""
 
-    def __init__(self, store: Store, launcher: Launcher, registry: Registry, places: Places, max_running: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        launcher: Launcher,
+        registry: Registry,
+        places: Places,
+        *,
+        max_running: int,
+        max_uploads: int,
+    ) -> None:
         self.store = store
         self.registry = registry
         self.max_running = max_running
+        self.max_uploads = max_uploads
         self.places = places
         self._launcher = launcher
         self._ledger = Ledger(store)
@@ -75,6 +89,10 @@ class Supervisor:
     def service(self, name: str) -> str:
         """The name of a service that there is. Raises `UnknownServiceError`."""
         return self._handler(name).service
+
+    def is_stream(self, service: str) -> bool:
+        """Whether it is one whose work is the body of requests."""
+        return self._handler(service).stream
 
     # Verbs.
 
@@ -112,6 +130,7 @@ class Supervisor:
                 labels=dict(labels or {}),
                 errors_left=handler.retry.errors,
                 uploads=tuple(set(named.values())),
+                stream=handler.stream,
             )
             # Before the insert is awaited, so that the claim that follows joins it in one commit.
             self._carrier.wake()
@@ -145,12 +164,13 @@ class Supervisor:
 
         Raises `NoneEligibleError` and `AmbiguousError`.
         """
-        statuses = frozenset(status for status in Status if verb in allowed(status))
+        stream = self._handler(service).stream
+        statuses = frozenset(status for status in Status if verb in allowed(status, stream=stream))
         query = Query(user=user, service=service, statuses=statuses, limit=_MOST_NAMED)
         eligible: list[Task] = []
         while True:
             page = await self.store.find(query)
-            eligible += [task for task in page.items if verb in allowed(task.status, task.reason)]
+            eligible += [task for task in page.items if verb in task.allowed]
             if page.next is None or len(eligible) > 1:
                 break
             query = replace(query, before=page.next)
@@ -186,12 +206,33 @@ class Supervisor:
             self._cleaner.finish(task, by)
         return task
 
+    async def connect(self, task_id: str, user: str | None, by: str, offset: int | None = None) -> Attempt:
+        """Launch a stream service's task for bytes that are about to come; where to put them.
+
+        ``offset`` is where they belong, None for the very beginning. Raises as `pause`, `OffsetError`, `CrowdedError`
+        and `UnavailableError`; nothing has changed then.
+        """
+        if not self._open:
+            raise UnavailableError("the server is starting or stopping; try again in a moment")
+        if self._carrier.connected >= self.max_uploads:
+            raise CrowdedError
+        while True:
+            task = await self.get(task_id, user)
+            if task.after(Event.CONNECTED) is None and task.after(Event.RESUME) is None:
+                raise ConflictError(task, Event.RESUME)
+            if (place := received(task)) != (offset or 0):
+                raise OffsetError(task, place)
+            if task.after(Event.CONNECTED) is None:
+                await self._ask(task_id, user, by, Event.RESUME)
+            elif (attempt := await self._carrier.connect(task, by)) is not None:
+                return attempt
+
     async def delete(self, task_id: str, user: str | None, by: str) -> Tombstone:
         """Delete a completed task: its record, files and log. Raises as `pause`, and `InUseError`."""
         # One at a time: a second one would meet a folder that is half gone, and should find the tombstone.
         async with self._changing(task_id):
             task = await self.get(task_id, user)
-            if after(task.status, Event.DELETE) is None:
+            if task.after(Event.DELETE) is None:
                 raise ConflictError(task, Event.DELETE)
             if users := await self.store.users_of(task.id, _MOST_NAMED):
                 raise InUseError(task.id, users)
@@ -268,10 +309,9 @@ class Supervisor:
         """
         while True:
             task = await self.get(task_id, user)
-            target = after(task.status, verb)
-            if target is None or (verb is Event.RESUME and task.reason is Reason.CLEAN_FAILED):
-                raise ConflictError(task, verb)
-            if target is task.status:
+            if not changes(task.status, task.reason, verb, stream=task.stream):
+                if task.after(verb) is not task.status:
+                    raise ConflictError(task, verb)
                 return task.status, task
             try:
                 changed = await self._ledger.advance(self._wish(task, verb, by, reason))
@@ -284,9 +324,16 @@ class Supervisor:
         change = Change(task=task, event=verb, at=time.time(), by=by, reason=reason)
         if verb is Event.RESUME:
             retry = self._handler(task.service).retry
+            if task.stream:
+                change = replace(change, reason=Reason.AWAITING_DATA)
             if task.status is Status.FAILED:
                 return replace(change, errors_left=retry.errors, error=None, losses=0, lost_sequence=-1)
         return change
+
+
+def received(task: Task) -> int:
+    """How many bytes of a stream service's data are done with, durably."""
+    return 0 if task.checkpoint is None else int(json.loads(task.checkpoint.state)["received"])
 
 
 def _run_checks(handler: AnyHandler, params: object, given: Inputs) -> None:

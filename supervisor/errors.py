@@ -1,7 +1,7 @@
 """What the supervisor refuses, and why. `intermission.supervisor.routes.problems` turns each into an HTTP answer."""
 
 from intermission.state.models import Task, Tombstone
-from intermission.state.status import Event, allowed
+from intermission.state.status import Event
 
 
 class SupervisorError(Exception):
@@ -34,7 +34,7 @@ class ConflictError(SupervisorError):
     """The table does not have this edge: not now."""
 
     def __init__(self, task: Task, verb: Event) -> None:
-        can = ", ".join(allowed(task.status, task.reason)) or "nothing but waiting"
+        can = ", ".join(task.allowed) or "nothing but waiting"
         super().__init__(f"a task that is {task.status} cannot be told to {verb}; possible now: {can}")
         self.task = task
 
@@ -45,6 +45,22 @@ class InUseError(SupervisorError):
     def __init__(self, upload_id: str, task_ids: list[str]) -> None:
         super().__init__(f"the upload {upload_id} is read by unfinished tasks: wait for them, or terminate them first")
         self.task_ids = task_ids
+
+
+class OffsetError(SupervisorError):
+    """Bytes were sent for another place than where the task goes on."""
+
+    def __init__(self, task: Task, offset: int) -> None:
+        super().__init__(f"the data goes on at byte {offset}: send Upload-Offset: {offset} and the bytes from there")
+        self.task = task
+        self.offset = offset
+
+
+class CrowdedError(SupervisorError):
+    """As many uploads as are allowed at once are under way."""
+
+    def __init__(self) -> None:
+        super().__init__("as many uploads are under way as this server takes at once; try again in a moment")
 
 
 class UnavailableError(SupervisorError):

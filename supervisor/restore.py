@@ -1,7 +1,7 @@
 """Where a task goes on: the newest checkpoint that is whole, from the slots of this boot or the store's row."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from intermission.state.models import Checkpoint, Progress
@@ -21,6 +21,11 @@ def newest(folder: Path, row: Checkpoint | None) -> Checkpoint | None:
     known = [_checkpoint(slot) for slot in read_slots(folder)]
     if row is not None:
         known.append(row)
+    return fitting(folder, known)
+
+
+def fitting(folder: Path, known: Sequence[Checkpoint]) -> Checkpoint | None:
+    """The newest of these whose outputs are all there; None for none. Raises as `newest`."""
     if not known:
         return None
     lengths = _lengths(folder / FILES_NAME)

@@ -41,6 +41,8 @@ def verdict(task: Task, ending: Ending, retry: Retry, moment: Moment) -> Change:
 
 def loss(task: Task, at: float) -> Change:
     """The step of a task whose child vanished, nobody's fault: free, unless it happens at one place again and again."""
+    if task.stream:  # the client decides when it comes again, so nothing is launched in a loop
+        return Change(task=task, event=Event.LOST, at=at, reason=_stream_reason(task))
     reached = task.checkpoint.sequence if task.checkpoint else 0
     losses = task.losses + 1 if reached == task.lost_sequence else 1
     error = ErrorInfo(kind="signal", type=None, message="its process was lost", attempt=task.attempt)
@@ -133,15 +135,25 @@ def _step(task: Task, ending: Ending, retry: Retry, moment: Moment) -> Change:
 
 
 def _paused(task: Task, ending: Ending, moment: Moment) -> Change:
+    if task.status is Status.RUNNING and task.stream and not moment.draining:
+        why = ending.disconnected or Reason.DISCONNECTED
+        return Change(task=task, event=Event.DISCONNECTED, at=moment.at, reason=why)
     if task.status is Status.RUNNING:  # nobody paused it: we are going down, and asked every child to stop
-        return Change(task=task, event=Event.DRAINED, at=moment.at)
+        return Change(task=task, event=Event.DRAINED, at=moment.at, reason=_stream_reason(task))
     reason = Reason.REQUESTED if ending.stopped else Reason.FORCED
     return Change(task=task, event=Event.STOPPED, at=moment.at, reason=reason)
 
 
+def _stream_reason(task: Task) -> Reason | None:
+    """Why a task whose child vanished is where it then is."""
+    if task.status is Status.PAUSING:
+        return Reason.REQUESTED
+    return Reason.DISCONNECTED if task.stream else None
+
+
 def _drained_or_lost(task: Task, ending: Ending, moment: Moment) -> Change:
     if moment.draining:
-        reason = Reason.FORCED if task.status is Status.PAUSING else None
+        reason = Reason.FORCED if task.status is Status.PAUSING else _stream_reason(task)
         return Change(task=task, event=Event.DRAINED, at=moment.at, reason=reason)
     if ending.checkpoint is not None:  # the place that it reached counts, whether or not the store had heard of it
         return replace(loss(replace(task, checkpoint=ending.checkpoint), moment.at), task=task)
@@ -156,6 +168,8 @@ def _errored(task: Task, ending: Ending, retry: Retry, moment: Moment) -> Change
     if isinstance(report, wire.Errored) and report.no_space:
         # In `pausing` the table has no other stop than the one that was asked for; the error says what it met.
         return replace(base, event=Event.STOPPED, reason=Reason.NO_SPACE)
+    if task.stream and not (isinstance(report, wire.Errored) and report.final):
+        return replace(base, reason=Reason.ERRORED if task.status is Status.PAUSING else Reason.DISCONNECTED)
     left = task.errors_left - 1
     if left <= 0 or (isinstance(report, wire.Errored) and report.final):
         return replace(base, event=Event.EXHAUSTED, reason=Reason.EXHAUSTED, errors_left=max(left, 0))

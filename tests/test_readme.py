@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from harness import serving
 
-from intermission.state.status import TABLE, Status
+from intermission.state.status import STREAM_TABLE, TABLE, Event, Status
 from intermission.supervisor import cli
 from intermission.supervisor.config import Config, variable
 
@@ -23,19 +23,19 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-def diagram() -> str:
-    """The table as a diagram: an arrow for each pair of statuses, with every event that leads along it."""
+def diagram(table: dict[tuple[Status, Event], Status], begin: str) -> str:
+    """A table as a diagram: an arrow for each pair of statuses, with every event that leads along it."""
     edges: dict[tuple[Status, Status], list[str]] = {}
-    for (status, event), target in TABLE.items():
+    for (status, event), target in table.items():
         if status is not target:
             edges.setdefault((status, target), []).append(event)
     lines = [f"  {a} --> {'[*]' if b is Status.GONE else b}: {', '.join(events)}" for (a, b), events in edges.items()]
-    return "\n".join(["stateDiagram-v2", "  [*] --> pending: start", *lines]) + "\n"
+    return "\n".join(["stateDiagram-v2", f"  [*] --> {begin}", *lines]) + "\n"
 
 
 def test_the_diagram_is_the_table() -> None:
-    """The life of a task is drawn from the table."""
-    assert blocks("mermaid") == [diagram()]
+    """The life of a task is drawn from the table, and that of an upload from its own."""
+    assert blocks("mermaid") == [diagram(TABLE, "pending: start"), diagram(STREAM_TABLE, "paused: start")]
 
 
 def test_every_setting_is_explained() -> None:

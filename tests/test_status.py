@@ -2,7 +2,18 @@
 
 import pytest
 
-from intermission.state.status import RESTING, TABLE, VERBS, WITH_CHILD, Event, Reason, Status, after, allowed
+from intermission.state.status import (
+    RESTING,
+    STREAM_TABLE,
+    TABLE,
+    VERBS,
+    WITH_CHILD,
+    Event,
+    Reason,
+    Status,
+    after,
+    allowed,
+)
 
 LIFE = """
 pending      claimed → running · pause → paused · terminate → terminating · refused → failed
@@ -20,6 +31,20 @@ failed       resume → pending · terminate → terminating
 """
 """What leads where. ``stopped`` while running is a full disk; a terminating task is claimed for each try of `clean`."""
 
+STREAM_LIFE = """
+running      pause → pausing · terminate → terminating · completed → completed · disconnected → paused
+running      errored → paused · lost → paused · drained → paused · stopped → paused · exhausted → failed
+running      refused → failed
+pausing      pause → pausing · terminate → terminating · stopped → paused · completed → completed
+pausing      errored → paused · lost → paused · drained → paused · exhausted → failed · refused → failed
+paused       connected → running · resume → paused · pause → paused · terminate → terminating
+terminating  terminate → terminating · claimed → terminating · lost → terminating · drained → terminating
+terminating  errored → terminating · cleaned → gone · clean_failed → failed
+completed    delete → gone
+failed       resume → paused · terminate → terminating
+"""
+"""The same for stream services, which begin as ``paused`` and run while a request brings their bytes."""
+
 ALLOWED = {
     "pending": "pause terminate",
     "running": "pause terminate",
@@ -34,10 +59,10 @@ ALLOWED = {
 """What a person may ask for; asking again for what is under way or so is answered, but not offered."""
 
 
-def edges() -> dict[tuple[str, str], str]:
-    """`LIFE`, parsed."""
+def edges(life: str) -> dict[tuple[str, str], str]:
+    """A table, parsed."""
     found = {}
-    for line in LIFE.strip().splitlines():
+    for line in life.strip().splitlines():
         status, _, steps = line.partition(" ")
         for step in steps.split("·"):
             event, _, target = step.partition("→")
@@ -55,9 +80,33 @@ def reachable(start: Status, without: Status | None = None) -> set[Status]:
     return found
 
 
-def test_the_table_is_the_design() -> None:
+@pytest.mark.parametrize(("table", "life"), [(TABLE, LIFE), (STREAM_TABLE, STREAM_LIFE)], ids=["tasks", "streams"])
+def test_the_table_is_the_design(table: dict[tuple[Status, Event], Status], life: str) -> None:
     """Edge for edge, nothing more and nothing less."""
-    assert {(str(status), str(event)): str(target) for (status, event), target in TABLE.items()} == edges()
+    assert {(str(status), str(event)): str(target) for (status, event), target in table.items()} == edges(life)
+
+
+def test_a_stream_task_never_waits_for_its_turn() -> None:
+    """Nobody but its client can bring its bytes."""
+    found = {Status.PAUSED} | {status for edge, target in STREAM_TABLE.items() for status in (edge[0], target)}
+    assert found == set(Status) - {Status.PENDING, Status.RETRYING}
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "verbs"),
+    [
+        (Status.PAUSED, Reason.AWAITING_DATA, "pause resume terminate"),
+        (Status.PAUSED, Reason.DISCONNECTED, "pause resume terminate"),
+        (Status.PAUSED, Reason.NO_SPACE, "pause resume terminate"),
+        (Status.PAUSED, Reason.REQUESTED, "resume terminate"),
+        (Status.RUNNING, None, "pause terminate"),
+        (Status.FAILED, Reason.EXHAUSTED, "resume terminate"),
+        (Status.COMPLETED, None, "delete"),
+    ],
+)
+def test_what_a_stream_task_allows(status: Status, reason: Reason | None, verbs: str) -> None:
+    """One that waits for its client can be told to take nothing from it, and then to take it again."""
+    assert " ".join(allowed(status, reason, stream=True)) == verbs
 
 
 def test_every_status_can_be_reached() -> None:

@@ -32,6 +32,7 @@ RUNNING = Task(
     started_at=0.0,
     finished_at=None,
     due_at=None,
+    stream=False,
 )
 PAUSING = replace(RUNNING, status=Status.PAUSING, reason=Reason.REQUESTED)
 NOW = Moment(1000.0, draining=False, uniform=max)
@@ -150,3 +151,45 @@ def test_drained_is_not_lost() -> None:
         change = verdict(task, Ending(exit=KILLED), Retry(), replace(NOW, draining=True))
         assert (change.event, change.reason) == (Event.DRAINED, reason)
         assert not isinstance(change.losses, int)
+
+
+STREAM = replace(RUNNING, stream=True)
+STREAM_ENDINGS = {
+    "the client went away": (Ending(exit=CLEAN, stopped=True, disconnected=Reason.DISCONNECTED), "disconnected"),
+    "the client will send more": (Ending(exit=CLEAN, stopped=True, disconnected=Reason.AWAITING_DATA), "awaiting_data"),
+    "did not stop when its client had gone": (Ending(exit=KILLED, forced=True), "disconnected"),
+    "killed": (Ending(exit=KILLED), "disconnected"),
+    "lost": (Ending(exit=Exit(lost="the fork server died")), "disconnected"),
+    "raised": (RAISED, "disconnected"),
+    "crashed": (Ending(exit=Exit(signal=11)), "disconnected"),
+    "a full disk": (replace(RAISED, report=wire.Errored("exception", "OSError", "", no_space=True)), "no_space"),
+}
+
+
+@pytest.mark.parametrize(("ending", "reason"), STREAM_ENDINGS.values(), ids=STREAM_ENDINGS)
+def test_a_stream_task_waits_for_its_client(ending: Ending, reason: str) -> None:
+    """However its request ended, nothing is launched again by itself and nothing of its budget is used up."""
+    change = verdict(STREAM, ending, Retry(), NOW)
+    assert STREAM.after(change.event) is Status.PAUSED
+    assert change.reason == reason
+    assert change.due_at is None
+    assert not isinstance(change.errors_left, int)
+    assert not isinstance(change.losses, int)
+
+
+def test_a_stream_task_that_was_paused_or_drained() -> None:
+    """A pause that was asked for stays one; a drain leaves the client to come again."""
+    stopped = Ending(exit=CLEAN, stopped=True)
+    pausing = replace(STREAM, status=Status.PAUSING)
+    for task, draining, reason in ((pausing, False, "requested"), (STREAM, True, "disconnected")):
+        change = verdict(task, stopped, Retry(), replace(NOW, draining=draining))
+        assert (task.after(change.event), change.reason) == (Status.PAUSED, reason)
+    assert verdict(pausing, Ending(exit=KILLED), Retry(), NOW).reason is Reason.REQUESTED
+    assert verdict(pausing, RAISED, Retry(), NOW).reason is Reason.ERRORED
+
+
+def test_a_stream_task_fails_only_for_good() -> None:
+    """What no other request can mend."""
+    fatal = replace(RAISED, report=wire.Errored("exception", "Fatal", "no", final=True))
+    change = verdict(STREAM, fatal, Retry(), NOW)
+    assert (STREAM.after(change.event), change.reason) == (Status.FAILED, Reason.EXHAUSTED)

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,17 +28,21 @@ LOG_NAME: Final = "log"
 FILES_NAME: Final = "files"
 TEMPORARY_NAME: Final = "tmp"
 _MAX_BEGIN_BYTES: Final = 1 << 24
+_BLOCK_BYTES: Final = 1 << 20
 
 
-def main(handler: AnyHandler, folder: Path, pipe: Connection) -> NoReturn:
-    """Run one attempt and leave. Never returns: what belongs to the fork server must not run twice."""
+def main(handler: AnyHandler, folder: Path, pipe: Connection, body: int | None = None) -> NoReturn:
+    """Run one attempt and leave; ``body`` is the descriptor of a stream service's body.
+
+    Never returns: what belongs to the fork server must not run twice.
+    """
     code = 1
     try:
         _redirect(folder)
         begin = wire.decode_request(pipe.recv_bytes(_MAX_BEGIN_BYTES))
         if not isinstance(begin, wire.Begin):
             raise TypeError(begin)  # noqa: TRY301 -- the border check of our own protocol
-        report = _attempt(handler, begin, pipe)
+        report = _attempt(handler, begin, pipe, body)
         _flush()
         if report is not None:
             pipe.send_bytes(wire.encode(report))
@@ -73,10 +77,10 @@ def _flush() -> None:
             stream.flush()
 
 
-def _attempt(handler: AnyHandler, begin: wire.Begin, pipe: Connection) -> wire.Report | None:
+def _attempt(handler: AnyHandler, begin: wire.Begin, pipe: Connection, body: int | None) -> wire.Report | None:
     """Run the handler; what to report as its end, or None if it has paused, which is reported already."""
     try:
-        task = LiveTask(handler, begin, pipe)
+        task = LiveTask(handler, begin, pipe, body)
     except (Invalid, LookupError) as error:
         return wire.Errored("exception", type(error).__name__, str(error)[: wire.MAX_TEXT], refusal="state_unreadable")
     except OSError as error:
@@ -126,7 +130,7 @@ def _text(error: BaseException) -> str:
 class LiveTask(Task[Any, Any]):
     """The task as its handler sees it: state in memory, slots and outputs on disk, the supervisor at the pipe."""
 
-    def __init__(self, handler: AnyHandler, begin: wire.Begin, pipe: Connection) -> None:
+    def __init__(self, handler: AnyHandler, begin: wire.Begin, pipe: Connection, body: int | None = None) -> None:
         folder = Path(begin.folder)
         self.id = begin.task_id
         self.user = begin.user
@@ -149,6 +153,8 @@ class LiveTask(Task[Any, Any]):
         self._progress = (begin.done, begin.total, begin.unit)
         self._dirty = False
         self._pausing = False
+        self._body = body
+        self._body_end: wire.BodyEnd | None = None
         self._committed = begin.sequence
         self._confirms = begin.kind == "run"
         if begin.kind == "run":
@@ -203,6 +209,36 @@ class LiveTask(Task[Any, Any]):
                 return
             if self._poll(min(left * 1000 + 1, 86_400_000)):
                 self._hear()
+        self._save(None, None, None)
+        self._stop()
+
+    @property
+    def body(self) -> Iterator[bytes]:
+        """See `Task.body`."""
+        return super().body if self._body is None else self._blocks(self._body)
+
+    def _blocks(self, body: int) -> Iterator[bytes]:
+        poll = select.poll()
+        for fd in (body, self._pipe.fileno()):
+            poll.register(fd, select.POLLIN)
+        while True:
+            if self.stopped:
+                raise Paused
+            ready = [fd for fd, _ in poll.poll()]
+            if self._pipe.fileno() in ready:
+                self._hear()
+            if self._pausing:
+                break
+            if body not in ready:
+                continue
+            if block := os.read(body, _BLOCK_BYTES):
+                yield block
+                continue
+            while self._body_end is None:  # it was sent before the end of the body, so it is on its way
+                self._hear()
+            if self._body_end.complete:
+                return
+            break
         self._save(None, None, None)
         self._stop()
 
@@ -265,6 +301,8 @@ class LiveTask(Task[Any, Any]):
         match message:
             case wire.PauseRequest():
                 self._pausing = True
+            case wire.BodyEnd():
+                self._body_end = message
             case wire.Committed(sequence):
                 self._committed = max(self._committed, sequence)
                 self._dirty = False

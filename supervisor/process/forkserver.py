@@ -84,7 +84,7 @@ class ForkServer:
         """Carry out what has arrived; False when the supervisor is gone."""
         while True:
             try:
-                data, fds, _, _ = socket.recv_fds(self._control, wire.MAX_PACKET_BYTES, 1)
+                data, fds, _, _ = socket.recv_fds(self._control, wire.MAX_PACKET_BYTES, 2)
             except BlockingIOError:
                 return True
             except ConnectionError:
@@ -96,7 +96,7 @@ class ForkServer:
                 case wire.Setup():
                     self._set_up(order)
                 case wire.Launch():
-                    self._launch(order, fds[0])
+                    self._launch(order, fds)
                 case wire.End():
                     self._end(order.child)
                 case never:
@@ -112,38 +112,43 @@ class ForkServer:
         gc.freeze()
         self._tell(wire.Hello(self._registry.modules, failures, threading.active_count()))
 
-    def _launch(self, order: wire.Launch, pipe: int) -> None:
+    def _launch(self, order: wire.Launch, pipes: list[int]) -> None:
         handler = self._registry.handlers.get(order.service)
         if handler is None:
-            os.close(pipe)
+            _close(pipes)
             self._tell(wire.LaunchFailed(order.child, f"there is no handler for {order.service!r}"))
             return
         parent = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
-            os.close(pipe)
+            _close(pipes)
             self._tell(wire.LaunchFailed(order.child, f"cannot fork: {error.strerror}"))
             return
         if pid == 0:
-            self._become_child(handler, order, pipe, parent)
-        os.close(pipe)
+            self._become_child(handler, order, pipes, parent)
+        _close(pipes)
         process = tree.look(pid)  # ours, so at the worst a zombie: it is there
         ticks, started_at = (process.ticks, process.started_at) if process else (0, 0.0)
         root = _Root(order.child, pid, ticks, session=pid)
         self._roots[order.child] = self._by_pid[pid] = root
         self._tell(wire.Launched(order.child, pid, ticks, started_at))
 
-    def _become_child(self, handler: child.AnyHandler, order: wire.Launch, pipe: int, parent: int) -> NoReturn:
-        """Leave everything of the fork server behind, keep the pipe, and run."""
+    def _become_child(self, handler: child.AnyHandler, order: wire.Launch, pipes: list[int], parent: int) -> NoReturn:
+        """Leave everything of the fork server behind, keep the pipes, and run."""
         try:
             signal.set_wakeup_fd(-1)
             child.detach_from_fork_server(parent, order.service)
             self._control.detach()  # closed below by number: the object must not close a number that is in use again
-            os.closerange(3, pipe)
-            os.closerange(pipe + 1, os.sysconf("SC_OPEN_MAX"))
-            os.set_inheritable(pipe, False)  # it arrived without that; programs that a handler starts must not hold it
-            child.main(handler, Path(order.folder), Connection(pipe))
+            first = 3
+            for fd in sorted(pipes):
+                os.closerange(first, fd)
+                os.set_inheritable(
+                    fd, False
+                )  # it arrived without that; programs that a handler starts must not hold it
+                first = fd + 1
+            os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+            child.main(handler, Path(order.folder), Connection(pipes[0]), *pipes[1:])
         finally:
             os._exit(70)
 
@@ -219,6 +224,11 @@ class ForkServer:
             self._outgoing.popleft()
         self._poll.modify(self._control, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
         return True
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _ended(root: _Root) -> wire.Ended:

@@ -42,8 +42,10 @@ class Launcher(Protocol):
     async def open(self) -> wire.Hello:
         """Be ready to launch; what became of the handler modules. Raises `LaunchError`."""
 
-    async def launch(self, service: str, folder: str) -> "Child":
+    async def launch(self, service: str, folder: str, body: int | None = None) -> "Child":
         """A new child for a service, its log and files in ``folder``. Waits while the launcher recovers.
+
+        ``body`` is the descriptor that it reads its body from; the caller keeps its own, and closes it.
 
         May be cancelled: then nothing runs. Raises `LaunchError` when the launcher is closing.
         """

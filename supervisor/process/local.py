@@ -60,7 +60,7 @@ class LocalLauncher:
         tree.become_subreaper()
         return await self._start()
 
-    async def launch(self, service: str, folder: str) -> Child:
+    async def launch(self, service: str, folder: str, body: int | None = None) -> Child:
         """See `Launcher.launch`."""
         while self._server is None:
             if self._closing:
@@ -77,7 +77,9 @@ class LocalLauncher:
             await asyncio.get_running_loop().create_unix_connection(lambda: child, sock=sock)
             # If it died while we connected the child is over already, or will be when what is left of it is ended.
             if number in self._children:
-                self._order(wire.Launch(number, service, folder), far.fileno())
+                self._order(
+                    wire.Launch(number, service, folder), [far.fileno()] if body is None else [far.fileno(), body]
+                )
         except BaseException:
             self._children.pop(number, None)
             raise
@@ -105,9 +107,9 @@ class LocalLauncher:
         if self._mourning is not None:
             await self._mourning
 
-    def _order(self, order: wire.Order, fd: int | None = None) -> None:
+    def _order(self, order: wire.Order, fds: Sequence[int] = ()) -> None:
         if self._server is not None:
-            self._server.send(order, fd)
+            self._server.send(order, fds)
 
     async def _start(self) -> wire.Hello:
         server = self._latest = _ForkServerProcess(self._hear, self._keep_fds, self._environment)
@@ -174,7 +176,7 @@ class _ForkServerProcess:
     def __init__(self, hear: Callable[[wire.News], None], keep_fds: Sequence[int], environment: dict[str, str]) -> None:
         self._loop = asyncio.get_running_loop()
         self._hear = hear
-        self._outgoing: deque[tuple[bytes, int | None]] = deque()
+        self._outgoing: deque[tuple[bytes, list[int]]] = deque()
         self.hello: asyncio.Future[wire.Hello | None] = self._loop.create_future()
         self.died = asyncio.Event()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -196,9 +198,9 @@ class _ForkServerProcess:
         self._loop.add_reader(self._pidfd, self._on_death)
         self._loop.add_reader(self._socket, self._on_news)
 
-    def send(self, order: wire.Order, fd: int | None = None) -> None:
-        """Queue an order; the descriptor is duplicated, so the caller may close it at once."""
-        self._outgoing.append((wire.encode(order), None if fd is None else os.dup(fd)))
+    def send(self, order: wire.Order, fds: Sequence[int] = ()) -> None:
+        """Queue an order; the descriptors are duplicated, so the caller may close them at once."""
+        self._outgoing.append((wire.encode(order), [os.dup(fd) for fd in fds]))
         self._on_writable()
 
     def hang_up(self) -> None:
@@ -218,23 +220,23 @@ class _ForkServerProcess:
         if self._socket.fileno() >= 0:
             self._on_news()  # what it said before it died
         self.hang_up()
-        for _, fd in self._outgoing:
-            if fd is not None:
+        for _, fds in self._outgoing:
+            for fd in fds:
                 os.close(fd)
         self._outgoing.clear()
 
     def _on_writable(self) -> None:
         while self._outgoing:
-            data, fd = self._outgoing[0]
+            data, fds = self._outgoing[0]
             try:
-                socket.send_fds(self._socket, [data], [] if fd is None else [fd])
+                socket.send_fds(self._socket, [data], fds)
             except BlockingIOError:
                 self._loop.add_writer(self._socket, self._on_writable)
                 return
             except OSError:  # it is dying; `_on_death` follows
                 return
             self._outgoing.popleft()
-            if fd is not None:
+            for fd in fds:
                 os.close(fd)
         self._loop.remove_writer(self._socket)
 

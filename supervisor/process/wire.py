@@ -68,13 +68,22 @@ class PauseRequest(_Message, frozen=True):
     """Save and go at the next checkpoint."""
 
 
+class BodyEnd(_Message, frozen=True):
+    """Nothing more comes through the pipe of the body: EOF alone cannot say whether that was all.
+
+    ``complete`` is False where the client has gone, or will send the rest in another request.
+    """
+
+    complete: bool
+
+
 class Committed(_Message, frozen=True):
     """The store has the checkpoint of this sequence, power-loss safe."""
 
     sequence: int
 
 
-Request = Begin | PauseRequest | Committed
+Request = Begin | PauseRequest | BodyEnd | Committed
 
 # Child to supervisor.
 
@@ -130,7 +139,10 @@ class Setup(_Message, frozen=True):
 
 
 class Launch(_Message, frozen=True):
-    """Fork a child; its pipe end travels with this message. ``child`` is our number for it, never reused."""
+    """Fork a child; its pipe end, and of a stream service that of its body, travel with this message.
+
+    ``child`` is our number for it, never reused.
+    """
 
     child: int
     service: str

@@ -3,13 +3,14 @@
 A pause or a terminate is answered with 200 when it is so, and otherwise with 202 and the status as it is.
 """
 
+import json
 from typing import Final
 
 from aiohttp import web
 
 from intermission.state.models import Task, Tombstone
 from intermission.state.status import RESTING, Status
-from intermission.supervisor.core import Supervisor
+from intermission.supervisor.core import Supervisor, received
 from intermission.supervisor.errors import GoneError
 from intermission.supervisor.routes import requests, views
 from intermission.supervisor.routes.guard import CALLER
@@ -25,9 +26,9 @@ async def found(request: web.Request) -> Task:
 
 
 def task(request: web.Request, shown: Task, status: int = 200, **headers: str) -> web.Response:
-    """The task, whole."""
+    """The task, whole; of a stream service, with how much of its data is durable."""
     child = request.app[SUPERVISOR].child(shown.id)
-    return requests.answer(request, views.task(shown, child), status, **headers)
+    return requests.answer(request, views.task(shown, child), status, **_progress(shown), **headers)
 
 
 async def started(request: web.Request, fresh: Task) -> web.Response:
@@ -48,7 +49,7 @@ async def resume(request: web.Request, task_id: str) -> web.Response:
     """Let it go on; with a wait, until it rests again."""
     caller = request[CALLER]
     resumed = await request.app[SUPERVISOR].resume(task_id, caller.scope, by=caller.user)
-    return task(request, await _resting(request, resumed), 202)
+    return task(request, await _resting(request, resumed), 200 if resumed.stream else 202)
 
 
 async def terminate(request: web.Request, task_id: str) -> web.Response:
@@ -60,6 +61,13 @@ async def terminate(request: web.Request, task_id: str) -> web.Response:
     if isinstance(now, Tombstone):
         return requests.answer(request, views.terminated(now))
     return task(request, now, 202)
+
+
+def _progress(shown: Task) -> dict[str, str]:
+    if not shown.stream:
+        return {}
+    length = json.loads(shown.params)["size_bytes"]
+    return {"Upload-Offset": str(received(shown)), **({} if length is None else {"Upload-Length": str(length)})}
 
 
 VERBS: Final = {"pause": pause, "resume": resume, "terminate": terminate}

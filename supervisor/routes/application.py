@@ -4,7 +4,7 @@ from aiohttp import web
 
 from intermission.supervisor.config import Config
 from intermission.supervisor.core import Supervisor
-from intermission.supervisor.routes import files, ops, services, tasks
+from intermission.supervisor.routes import files, ops, services, streams, tasks
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.auth import bearer
 from intermission.supervisor.routes.guard import guard, local_only
@@ -18,6 +18,7 @@ def make_app(supervisor: Supervisor, config: Config) -> web.Application:
     identify = local_only if secret is None else bearer(secret.get_secret_value())
     app = web.Application(middlewares=[answer_problems, guard(identify)], client_max_size=MAX_BODY_BYTES)
     app[SUPERVISOR] = supervisor
+    app[streams.LIMITS] = streams.Limits(config.max_upload_bytes, config.upload_idle_s)
     # The services' routes match any first part, so they come last.
     for room in (ops, tasks, files, services):
         room.add(app)

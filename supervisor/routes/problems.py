@@ -11,15 +11,16 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from intermission.handlers.schema import Fault, Invalid
-from intermission.state.status import allowed
 from intermission.state.store import StoreError, StoreFullError
 from intermission.supervisor.errors import (
     AmbiguousError,
     ConflictError,
+    CrowdedError,
     GoneError,
     InUseError,
     NoneEligibleError,
     NoSpaceError,
+    OffsetError,
     UnavailableError,
     UnknownServiceError,
     UnknownTaskError,
@@ -37,6 +38,7 @@ _PLAIN: Final[dict[type[Exception], tuple[int, str]]] = {
     UnknownTaskError: (404, "unknown-task"),
     NoneEligibleError: (404, "none-eligible"),
     UnavailableError: (503, "unavailable"),
+    CrowdedError: (503, "crowded"),
     NoSpaceError: (507, "no-space"),
     StoreFullError: (507, "no-space"),
 }
@@ -80,17 +82,21 @@ def misfit(faults: list[dict[str, str]], what: str) -> Problem:
 async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn what was raised into an answer. What nobody expected is logged whole and told in one sentence."""
     try:
-        return await handler(request)
+        response = await handler(request)
     except web.HTTPException as error:
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
-        return _of_http(error, request).response()
+        response = _of_http(error, request).response()
     except Exception as error:  # noqa: BLE001 -- the border: nothing unexpected may reach a client as it is
         problem = _of(error)
         if problem is None:
             _log.exception("a request failed", method=request.method, path=request.path)
             problem = Problem(500, "internal", "the server made a mistake; its log says more")
-        return problem.response()
+        response = problem.response()
+    if not (response.prepared or request.content.is_eof()):
+        # The rest of the body is thrown away for a while, so that the client hears this before the connection closes.
+        response.force_close()
+    return response
 
 
 def _of_http(error: web.HTTPException, request: web.Request) -> Problem:
@@ -109,10 +115,14 @@ def _of(error: Exception) -> Problem | None:
         case Invalid():
             problem = misfit([_fault(fault) for fault in error.faults], "the params do not fit")
         case ConflictError(task=task):
-            can = allowed(task.status, task.reason)
-            problem = Problem(409, "not-now", said, {"id": task.id, "task_status": task.status, "allowed": can})
+            problem = Problem(
+                409, "not-now", said, {"id": task.id, "task_status": task.status, "allowed": task.allowed}
+            )
         case AmbiguousError():
             problem = Problem(409, "several-tasks", said, {"tasks": error.task_ids})
+        case OffsetError(offset=offset):
+            headers = {"Upload-Offset": str(offset)}
+            problem = Problem(409, "offset", said, {"id": error.task.id, "offset": offset}, headers)
         case InUseError():
             problem = Problem(409, "in-use", said, {"tasks": error.task_ids})
         case GoneError():

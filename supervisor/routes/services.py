@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from intermission.state.status import Event
-from intermission.supervisor.routes import answers, lists, requests
+from intermission.supervisor.routes import answers, lists, requests, streams
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 
@@ -19,10 +19,12 @@ def add(app: web.Application) -> None:
 
 
 async def start(request: web.Request) -> web.StreamResponse:
-    """Start a task; the body is its params."""
-    requests.query(request)
+    """Start a task; the body is its params, or of a stream service its data."""
     supervisor = request.app[SUPERVISOR]
     service = supervisor.service(request.match_info["service"])
+    if supervisor.is_stream(service):
+        return await streams.start(request, service)
+    requests.query(request)
     params = await requests.json_body(request)
     return await answers.started(request, await supervisor.start(service, params, request[CALLER].user))
 
@@ -49,6 +51,8 @@ def _verb(verb: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
             task = await supervisor.of_service(service, requests.task_id(values["task"][0]), caller.scope)
         else:
             task = await supervisor.only(service, caller.user, Event(verb))
+        if task.stream and verb == Event.RESUME:
+            return await streams.resume(request, task)
         return await act(request, task.id)
 
     return told

@@ -54,6 +54,8 @@ async def start(request: web.Request) -> web.StreamResponse:
     supervisor = request.app[SUPERVISOR]
     body = _START.check(await requests.json_body(request))
     service = supervisor.service(body.service)
+    if supervisor.is_stream(service):
+        raise Invalid([Fault("/service", f"its work is the body of a request: use POST /{service}/start")])
     try:
         fresh = await supervisor.start(
             service, body.params, request[CALLER].user, priority=body.priority, labels=body.labels

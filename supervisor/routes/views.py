@@ -20,7 +20,6 @@ from intermission.state.models import (
     Task,
     Tombstone,
 )
-from intermission.state.status import allowed
 from intermission.supervisor.usage import ChildView
 
 Json = dict[str, Any]
@@ -62,7 +61,7 @@ def task_item(of: Task) -> Json:
         "started_at": time(of.started_at),
         "finished_at": time(of.finished_at),
         "due_at": time(of.due_at),
-        "allowed": allowed(of.status, of.reason),
+        "allowed": of.allowed,
     }
 
 

@@ -1,0 +1,21 @@
+"""What a stream service knows of its body before the first byte: its params, whatever the service."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+MAX_SIZE: int = 2**63 - 1
+
+
+@dataclass
+class BodyInfo:
+    """What the request that created the task said of the bytes that were to come; nothing of it is to be trusted."""
+
+    filename: Annotated[str, Field(max_length=4096)] | None = None
+    """Data, never a path."""
+    media_type: Annotated[str, Field(max_length=255)] = "application/octet-stream"
+    size_bytes: Annotated[int, Field(ge=0, le=MAX_SIZE)] | None = None
+    """None: known when the last byte is there."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """What the client says that it is, in hexadecimal: to be checked."""

@@ -1,0 +1,117 @@
+"""A client whose body goes out piece by piece, so that a test can act in the middle of it."""
+
+import asyncio
+import contextlib
+import hashlib
+import io
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from harness import Answer, Server, parsed
+
+MIB = 1 << 20
+
+
+def data(size: int, seed: int = 1) -> bytes:
+    """Bytes in which no part is like another."""
+    return random.Random(seed).randbytes(size)
+
+
+def sha256(content: bytes) -> str:
+    """In hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+@dataclass
+class Sending:
+    """A request under way."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    sent: int = 0
+
+    async def send(self, part: bytes) -> None:
+        """Some more of the body. Raises ConnectionError when the server has closed."""
+        self.writer.write(part)
+        await self.writer.drain()
+        self.sent += len(part)
+
+    async def answer(self, within_s: float = 20) -> Answer:
+        """The answer, once the server has closed or said all of it."""
+        heard = b""
+        async with asyncio.timeout(within_s):
+            with contextlib.suppress(ConnectionError):
+                while not _is_whole(heard):
+                    block = await self.reader.read(1 << 16)
+                    if not block:
+                        break
+                    heard += block
+        self.abort()
+        return parsed(heard)
+
+    def abort(self) -> None:
+        """Go away without a word."""
+        self.writer.transport.abort()
+
+    async def leave(self) -> None:
+        """Close in good order, in the middle of the body."""
+        self.writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+def _is_whole(heard: bytes) -> bool:
+    head, separator, body = heard.partition(b"\r\n\r\n")
+    if not separator:
+        return False
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return len(body) >= int(line.partition(b":")[2])
+    return False
+
+
+async def begin(server: Server, path: str, *headers: str, length: int | None = None) -> Sending:
+    """The head of a POST; the body follows by `Sending.send`. ``length`` None: chunked (send the frames yourself)."""
+    host, _, port = server.url.removeprefix("http://").rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    size = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+    writer.write("\r\n".join([f"POST {path} HTTP/1.1", "Host: localhost", size, *headers, "", ""]).encode("latin-1"))
+    return Sending(reader, writer)
+
+
+def chunk(part: bytes) -> bytes:
+    """A piece of a chunked body; of nothing, its end."""
+    return b"%x\r\n%s\r\n" % (len(part), part)
+
+
+async def upload(server: Server, content: bytes, query: str = "", **headers: str) -> Answer:
+    """All at once."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return await server.ask("POST", f"/upload/start{query}", data=io.BytesIO(content), headers=named)
+
+
+async def resume(server: Server, task_id: str, content: bytes, offset: int) -> Answer:
+    """The rest of the content, from an offset."""
+    headers = {"Upload-Offset": str(offset)}
+    return await server.ask(
+        "POST", f"/upload/resume?task={task_id}", data=io.BytesIO(content[offset:]), headers=headers
+    )
+
+
+async def newest(server: Server) -> str:
+    """The id of the newest upload; empty if there is none."""
+    items: list[dict[str, Any]] = (await server.ask("GET", "/upload/status?limit=1")).json["items"]
+    return str(items[0]["id"]) if items else ""
+
+
+async def flowing(server: Server, content: bytes, upto: int, *headers: str, query: str = "") -> tuple[Sending, str]:
+    """An upload of which so many bytes are sent, and all of them are in the child's hands; and its id."""
+    before = after = await newest(server)
+    sending = await begin(server, f"/upload/start{query}", *headers, length=len(content))
+    await sending.send(content[:upto])
+    async with asyncio.timeout(20):
+        while after == before:
+            after = await newest(server)
+    await server.until_progress(after, upto)
+    return sending, after
