@@ -1,5 +1,6 @@
 """Handlers that wait at named places, look around or leave notes. For the tests of the verbs."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -251,3 +252,43 @@ def unwritable(task: Task[Nothing, Objects]) -> Count:
     task.state.value = object()
     task.checkpoint(done=2)
     return Count()
+
+
+@dataclass
+class Walk:
+    """How many steps are done, and a digest of each of them."""
+
+    n: int = 0
+    digest: str = ""
+
+
+@handler("walker")
+def walker(task: Task[Steps, Walk]) -> Walk:
+    """Write a line for each step; slowly until the mark is there, then as fast as it can."""
+    out, state = task.output("lines.txt"), task.state
+    while state.n < task.params.steps:
+        state.n += 1
+        state.digest = hashlib.sha256(f"{state.digest}{state.n}".encode()).hexdigest()
+        out.write(f"{state.n} {state.digest}\n")
+        task.checkpoint(done=state.n, total=task.params.steps)
+        if task.params.mark and not os.path.exists(task.params.mark):
+            task.sleep(task.params.delay_s)
+    return state
+
+
+@dataclass
+class Names:
+    """Names of files."""
+
+    names: list[str]
+
+
+@handler("untidy", retry=Retry(errors=3, base_s=0.01, cap_s=0.01))
+def untidy(task: Task[Nothing, Count]) -> Names:
+    """Leave a file that no checkpoint knows, and err; then say which files there are."""
+    if task.attempt > 1:
+        return Names(os.listdir(Path(os.environ["TMPDIR"]).parent / "files"))
+    task.output("kept.txt").write("kept\n")
+    task.checkpoint()
+    task.output("stray.txt").write("stray\n")
+    raise ValueError("before it was saved")
