@@ -12,7 +12,6 @@ from typing import Final
 import structlog
 
 from intermission.handlers.base import Retry
-from intermission.handlers.inputs import Inputs
 from intermission.handlers.registry import Registry
 from intermission.state.models import Change, ErrorInfo, Kind, Query, Task
 from intermission.state.status import Event, Reason, Status
@@ -84,15 +83,12 @@ class Carrier:
         if (attempt := self._attempts.get(task_id)) is not None:
             attempt.request_pause()
 
-    def end(self, task_id: str, by: str) -> None:
-        """End the attempt of a task that is terminating; `clean` follows when its tree is dead."""
-        if (attempt := self._attempts.get(task_id)) is not None:
-            attempt.ended_by = by
-            attempt.end()
-
-    def carries(self, task_id: str) -> bool:
-        """Whether an attempt of the task is under way, settling included."""
-        return task_id in self._attempts
+    def end(self, task_id: str) -> bool:
+        """End the attempt of a task that is terminating; `clean` follows when its tree is dead. False without one."""
+        if (attempt := self._attempts.get(task_id)) is None:
+            return False
+        attempt.end()
+        return True
 
     async def connect(self, task: Task, by: str) -> Attempt | None:
         """Launch a stream service's task, whose body is about to come. None: somebody was first."""
@@ -143,7 +139,7 @@ class Carrier:
 
     async def _recover_one(self, task: Task) -> None:
         if task.status is Status.TERMINATING:
-            self._cleaner.finish(task, by=task.user)
+            self._cleaner.finish(task)
             return
         try:
             checkpoint = await asyncio.to_thread(restore.durable, self._places.folder(task.id), task.checkpoint)
@@ -234,13 +230,7 @@ class Carrier:
     async def _run(self, attempt: Attempt) -> None:
         task_id = attempt.task.id
         try:
-            # Whoever paused or terminated it between the claim's commit and now found no attempt to tell.
-            now = await self._store.get(task_id)
-            if isinstance(now, Task) and now.status is Status.RUNNING and not self._draining:
-                ending = await attempt.run(self._launcher, await self._inputs(attempt))
-            else:
-                ending = Ending(exit=Exit(), stopped=True)
-            await self._settle(task_id, ending, attempt.ended_by)
+            await self._settle(task_id, await self._ending(attempt))
         except Exception:  # noqa: BLE001 -- see below
             # No fault in one attempt may take the others down; the row says running, and the next start carries on.
             _log.exception("an attempt could not be carried to its end", task=task_id)
@@ -254,15 +244,23 @@ class Carrier:
                 self._alone = None
             self._wake.set()
 
-    async def _inputs(self, attempt: Attempt) -> Inputs:
-        return await inputs.of(attempt.task, attempt.handler, self._store, self._places)
+    async def _ending(self, attempt: Attempt) -> Ending:
+        try:
+            # Whoever paused or terminated it between the claim's commit and now found no attempt to tell.
+            now = await self._store.get(attempt.task.id)
+            if not isinstance(now, Task) or now.status is not Status.RUNNING or self._draining:
+                return Ending(exit=Exit(), stopped=True)
+            given = await inputs.of(attempt.task, attempt.handler, self._store, self._places)
+        except StoreError as error:
+            return Ending(exit=Exit(lost=f"it was not launched: {error}"))
+        return await attempt.run(self._launcher, given)
 
-    async def _settle(self, task_id: str, ending: Ending, by: str | None = None) -> None:
+    async def _settle(self, task_id: str, ending: Ending) -> None:
         """Commit what follows from an ending, reading again for as long as somebody else is first."""
-        while not await self._settled(task_id, ending, by):
+        while not await self._settled(task_id, ending):
             pass
 
-    async def _settled(self, task_id: str, ending: Ending, by: str | None) -> bool:
+    async def _settled(self, task_id: str, ending: Ending) -> bool:
         try:
             task = await self._store.get(task_id)
             if not isinstance(task, Task):
@@ -271,7 +269,7 @@ class Carrier:
             handler = self._registry.handlers.get(task.service)
             change = verdict(task, ending, handler.retry if handler else Retry(), moment)
             if task.status is Status.TERMINATING:
-                self._cleaner.finish(task, by or task.user, ending.exit.killed, change.end)
+                self._cleaner.finish(task, ending.exit.killed, change.end)
                 return True
             settled = await self._ledger.advance(change) is not None
         except StoreError as error:

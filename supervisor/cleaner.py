@@ -3,16 +3,18 @@
 import asyncio
 import os
 import shutil
+import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 import structlog
 
 from intermission.handlers.registry import AnyHandler, Registry
 from intermission.state.models import AttemptEnd, Change, ErrorInfo, Kind, Receipt, Task, Tombstone
-from intermission.state.status import Event, Reason
+from intermission.state.status import Event, Reason, Status
+from intermission.state.store import StoreError
 from intermission.supervisor import inputs
 from intermission.supervisor.attempt import Attempt, Ending
 from intermission.supervisor.ledger import Ledger
@@ -22,7 +24,10 @@ from intermission.supervisor.process.launcher import Launcher
 from intermission.supervisor.retry import GIVE_UP_AFTER
 from intermission.supervisor.verdict import attempt_end, error_of, was_lost
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _TRIES: Final = 3
+_RETRY_S: Final = 1.0
 _log = structlog.get_logger()
 
 
@@ -38,10 +43,10 @@ class Cleaner:
         self._attempts: dict[str, Attempt] = {}
         self._closing = False
 
-    def finish(self, task: Task, by: str, killed: Iterable[wire.Killed] = (), end: AttemptEnd | None = None) -> None:
+    def finish(self, task: Task, killed: Iterable[wire.Killed] = (), end: AttemptEnd | None = None) -> None:
         """Carry a terminating task to its end in the background. Its tree is dead; ``end`` is its last attempt's."""
         if task.id not in self._under_way and not self._closing:
-            finishing = asyncio.create_task(self._finish(task, by, list(killed), end))
+            finishing = asyncio.create_task(self._finish(task, list(killed), end))
             self._under_way[task.id] = finishing
             finishing.add_done_callback(lambda _: self._under_way.pop(task.id, None))
 
@@ -52,20 +57,39 @@ class Cleaner:
             attempt.end()
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
 
-    async def _finish(self, task: Task, by: str, killed: list[wire.Killed], end: AttemptEnd | None) -> None:
+    async def _finish(self, task: Task, killed: list[wire.Killed], end: AttemptEnd | None) -> None:
         cleaned: Task | None = task
         try:
             if task.attempt > 0:  # one that never ran has nothing to undo
-                cleaned, end = await self._clean(task, killed, end)
+                cleaned, end = await self._insist(task, self._clean, task, killed, end)
             if cleaned is not None:
-                await self._remove(cleaned, by, killed, end)
+                await self._remove(cleaned, killed, end)
+        except (StoreError, OSError) as error:
+            _log.error(
+                "a terminated task could not be finished; the next start goes on", task=task.id, error=str(error)
+            )
         except Exception:  # noqa: BLE001 -- one task's fault must not take the others along; it is logged whole
-            _log.exception("a terminated task could not be finished; the next start tries again", task=task.id)
+            _log.exception("a terminated task could not be finished; ask again to try again", task=task.id)
+
+    async def _insist(self, task: Task, step: Callable[P, Awaitable[T]], *args: P.args, **options: P.kwargs) -> T:
+        """Try a step until the database and the disk let us: nobody else would ever finish the task."""
+        while True:
+            try:
+                return await step(*args, **options)
+            except (StoreError, OSError) as error:
+                if self._closing:
+                    raise
+                _log.error("a terminated task cannot be finished yet", task=task.id, error=str(error))
+            await asyncio.sleep(_RETRY_S)
 
     async def _clean(
         self, task: Task, killed: list[wire.Killed], end: AttemptEnd | None
     ) -> tuple[Task | None, AttemptEnd | None]:
         """Run `clean` until it succeeds; the task and its last attempt's end, or None if it is not to be removed."""
+        now = await self._ledger.store.get(task.id)  # an earlier try may have raised the fence
+        if not isinstance(now, Task) or now.status is not Status.TERMINATING:
+            return None, None
+        task, end = now, end if now.attempt == task.attempt else None
         handler = self._registry.handlers.get(task.service)
         if handler is None:
             error = ErrorInfo(kind="exception", type=None, message="its handler is gone", attempt=task.attempt)
@@ -88,14 +112,16 @@ class Cleaner:
             if isinstance(ending.report, wire.Completed):
                 return task, attempt_end(ending, Change(task=task, event=Event.CLEANED, at=time.time()), time.time())
             if self._closing:
-                return None, None
+                break
             lost = ending.report is None and ending.limit is None and was_lost(ending.exit)
             tries -= not lost
             losses += lost
             failed = Change(task=task, event=Event.ERRORED, at=time.time(), error=error_of(ending, task.attempt))
             end = attempt_end(ending, failed, failed.at)
             _log.warning("clean did not succeed", task=task.id, service=task.service, tries_left=tries)
-        await self._park(task, end.error if end else None, end)
+        else:
+            # Insisted on by itself: `clean` must not run again because the database was locked for a moment.
+            await self._insist(task, self._park, task, end.error if end else None, end)
         return None, None
 
     async def _attempt(self, task: Task, handler: AnyHandler) -> Ending:
@@ -121,8 +147,10 @@ class Cleaner:
             )
         )
 
-    async def _remove(self, task: Task, by: str, killed: list[wire.Killed], end: AttemptEnd | None) -> None:
-        files = await asyncio.to_thread(remove_folder, self._places.folder(task.id))
+    async def _remove(self, task: Task, killed: list[wire.Killed], end: AttemptEnd | None) -> None:
+        by = await self._insist(task, self._asked_by, task)
+        folder = self._places.folder(task.id)
+        files = await self._insist(task, asyncio.to_thread, remove_folder, folder)
         now = time.time()
         receipt = Receipt(
             processes=tuple({"pid": k.pid, "name": k.name, "started_at": k.started_at} for k in killed),
@@ -131,12 +159,26 @@ class Cleaner:
             files_deleted=files,
         )
         tombstone = Tombstone(id=task.id, service=task.service, user=task.user, gone_at=now, by=by, receipt=receipt)
-        await self._ledger.bury(Change(task=task, event=Event.CLEANED, at=now, by=by, end=end), tombstone)
+        change = Change(task=task, event=Event.CLEANED, at=now, by=by, end=end)
+        await self._insist(task, self._ledger.bury, change, tombstone)
+
+    async def _asked_by(self, task: Task) -> str:
+        """The user who terminated it, be it before the server was started."""
+        history = await self._ledger.store.events(task.id)
+        asked = [event.by for event in history if event.event is Event.TERMINATE and event.by is not None]
+        return asked[-1] if asked else task.user
 
 
 def remove_folder(folder: Path) -> int:
     """Delete a task's folder; how many files were in it. None there is no error: an earlier try got this far."""
-    count = sum(len(files) for _, _, files in os.walk(folder))
+    count = 0
+    if folder.exists():
+        os.chmod(folder, stat.S_IRWXU)
+    for parent, folders, files in os.walk(folder):
+        count += len(files)
+        for name in folders:  # before it is walked: one that a handler has made read-only can be emptied by nobody else
+            if not os.path.islink(path := os.path.join(parent, name)):
+                os.chmod(path, stat.S_IRWXU)
     if folder.exists():
         shutil.rmtree(folder)
     return count

@@ -184,26 +184,22 @@ class Supervisor:
 
     async def pause(self, task_id: str, user: str | None, by: str) -> Task:
         """Ask a task to stop: paused at once if it has no child, else pausing. Raises as `get`, and `ConflictError`."""
-        _, task = await self._ask(task_id, user, by, Event.PAUSE, reason=Reason.REQUESTED)
+        task = await self._ask(task_id, user, by, Event.PAUSE, reason=Reason.REQUESTED)
         if task.status is Status.PAUSING:
             self._carrier.pause(task_id)
         return task
 
     async def resume(self, task_id: str, user: str | None, by: str) -> Task:
         """Let a paused, failed or retrying task go on. Raises as `pause`, and `UnknownServiceError`."""
-        _, task = await self._ask(task_id, user, by, Event.RESUME)
+        task = await self._ask(task_id, user, by, Event.RESUME)
         self._carrier.wake()
         return task
 
     async def terminate(self, task_id: str, user: str | None, by: str) -> Task:
         """Have a task's tree killed, its effects undone and its state deleted; `wait` tells when it is gone."""
-        before, task = await self._ask(task_id, user, by, Event.TERMINATE)
-        if before in {Status.RUNNING, Status.PAUSING}:
-            self._carrier.end(
-                task_id, by
-            )  # its attempt cannot settle as anything else now, and hands it to the cleaner
-        elif not self._carrier.carries(task_id):
-            self._cleaner.finish(task, by)
+        task = await self._ask(task_id, user, by, Event.TERMINATE)
+        if not self._carrier.end(task_id):  # else its attempt cannot settle as anything else, and hands it over itself
+            self._cleaner.finish(task)
         return task
 
     async def connect(self, task_id: str, user: str | None, by: str, offset: int | None = None) -> Attempt:
@@ -300,25 +296,20 @@ class Supervisor:
         except Unencodable as error:
             raise Invalid([Fault("", str(error))]) from None
 
-    async def _ask(
-        self, task_id: str, user: str | None, by: str, verb: Event, reason: Reason | None = None
-    ) -> tuple[Status, Task]:
-        """Take the step that a person asks for, reading again for as long as somebody else is first.
-
-        The status from which it was taken, and the task after it.
-        """
+    async def _ask(self, task_id: str, user: str | None, by: str, verb: Event, reason: Reason | None = None) -> Task:
+        """Take the step that a person asks for, reading again for as long as somebody else is first."""
         while True:
             task = await self.get(task_id, user)
             if not changes(task.status, task.reason, verb, stream=task.stream):
                 if task.after(verb) is not task.status:
                     raise ConflictError(task, verb)
-                return task.status, task
+                return task
             try:
                 changed = await self._ledger.advance(self._wish(task, verb, by, reason))
             except StoreFullError as error:
                 raise NoSpaceError(str(error)) from error
             if changed is not None:
-                return task.status, changed
+                return changed
 
     def _wish(self, task: Task, verb: Event, by: str, reason: Reason | None) -> Change:
         change = Change(task=task, event=verb, at=time.time(), by=by, reason=reason)

@@ -81,12 +81,8 @@ def attempt_end(ending: Ending, change: Change, at: float) -> AttemptEnd:
 def error_of(ending: Ending, attempt: int) -> ErrorInfo:
     """Why the attempt errored, in the words of the handler, its exit or its signal."""
     end, report = ending.exit, ending.report
-    if ending.limit is not None:
-        kind = "stall" if ending.limit is Reason.STALLED else "limit"
-        return ErrorInfo(kind=kind, type=None, message=_LIMITS[ending.limit], attempt=attempt)
-    if end.fault is not None:
-        return ErrorInfo(kind="protocol", type=None, message=end.fault, attempt=attempt)
-    if isinstance(report, wire.Errored):
+    kind, message = _fault(ending)
+    if kind is None and isinstance(report, wire.Errored):
         return ErrorInfo(
             kind=report.kind,
             type=report.type,
@@ -95,6 +91,8 @@ def error_of(ending: Ending, attempt: int) -> ErrorInfo:
             exit_code=report.exit_code,
             attempt=attempt,
         )
+    if kind is not None:
+        return ErrorInfo(kind=kind, type=None, message=message, attempt=attempt)
     if end.signal is not None:
         name = signal_name(end.signal)
         return ErrorInfo(
@@ -102,6 +100,19 @@ def error_of(ending: Ending, attempt: int) -> ErrorInfo:
         )
     message = f"its process exited with {end.exit_code} before the handler returned"
     return ErrorInfo(kind="exit", type=None, message=message, exit_code=end.exit_code, attempt=attempt)
+
+
+def _fault(ending: Ending) -> tuple[str | None, str]:
+    """What went wrong beyond what the handler and its process could say: the kind of error, and the words for it."""
+    if ending.unreadable is not None:
+        return "exception", ending.unreadable
+    if ending.limit is not None:
+        return "stall" if ending.limit is Reason.STALLED else "limit", _LIMITS[ending.limit]
+    if ending.exit.fault is not None:
+        return "protocol", ending.exit.fault
+    if ending.exit.lost is not None:
+        return "signal", f"its process was lost: {ending.exit.lost}"
+    return None, ""
 
 
 def signal_name(number: int) -> str:
@@ -121,14 +132,14 @@ def _step(task: Task, ending: Ending, retry: Retry, moment: Moment) -> Change:
     at, attempt = moment.at, task.attempt
     report = ending.report
     if ending.unreadable is not None:
-        error = ErrorInfo(kind="exception", type=None, message=ending.unreadable, attempt=attempt)
+        error = error_of(ending, attempt)
         return Change(task=task, event=Event.REFUSED, at=at, reason=Reason.STATE_UNREADABLE, error=error)
     if isinstance(report, wire.Completed) and ending.exit.fault is None:
         return Change(task=task, event=Event.COMPLETED, at=at, result=report.result, error=None)
+    if ending.stopped or (ending.forced and ending.limit is None):
+        return _paused(task, ending, moment)
     if ending.limit is not None:
         return Change(task=task, event=Event.REFUSED, at=at, reason=ending.limit, error=error_of(ending, attempt))
-    if ending.stopped or ending.forced:
-        return _paused(task, ending, moment)
     if report is None and ending.exit.fault is None and was_lost(ending.exit):
         return _drained_or_lost(task, ending, moment)
     return _errored(task, ending, retry, moment)
@@ -152,6 +163,8 @@ def _stream_reason(task: Task) -> Reason | None:
 
 
 def _drained_or_lost(task: Task, ending: Ending, moment: Moment) -> Change:
+    if task.status is Status.TERMINATING:  # not lost: we killed it
+        return Change(task=task, event=Event.TERMINATE, at=moment.at)
     if moment.draining:
         reason = Reason.FORCED if task.status is Status.PAUSING else _stream_reason(task)
         return Change(task=task, event=Event.DRAINED, at=moment.at, reason=reason)

@@ -10,7 +10,7 @@ from intermission.state.status import Event, Reason, Status, after
 from intermission.supervisor.attempt import Ending
 from intermission.supervisor.process import wire
 from intermission.supervisor.process.launcher import Exit
-from intermission.supervisor.verdict import Moment, verdict
+from intermission.supervisor.verdict import Moment, error_of, verdict
 
 RUNNING = Task(
     id="t",
@@ -68,6 +68,16 @@ ENDINGS = {
         Ending(exit=Exit(signal=9, fault="garbage"), report=wire.Completed("7")),
         Event.ERRORED,
         Event.ERRORED,
+    ),
+    "paused, then over a limit": (
+        Ending(exit=KILLED, stopped=True, limit=Reason.LIMIT_WALL),
+        Event.DRAINED,
+        Event.STOPPED,
+    ),
+    "over a limit, then over its grace": (
+        Ending(exit=KILLED, forced=True, limit=Reason.LIMIT_WALL),
+        Event.REFUSED,
+        Event.REFUSED,
     ),
     "over a limit": (Ending(exit=KILLED, limit=Reason.LIMIT_WALL), Event.REFUSED, Event.REFUSED),
     "unreadable": (Ending(exit=Exit(), unreadable="short"), Event.REFUSED, Event.REFUSED),
@@ -193,3 +203,25 @@ def test_a_stream_task_fails_only_for_good() -> None:
     fatal = replace(RAISED, report=wire.Errored("exception", "Fatal", "no", final=True))
     change = verdict(STREAM, fatal, Retry(), NOW)
     assert (STREAM.after(change.event), change.reason) == (Status.FAILED, Reason.EXHAUSTED)
+
+
+def test_what_was_terminated_is_not_lost() -> None:
+    """The record of the attempt says that somebody wanted it so."""
+    change = verdict(replace(RUNNING, status=Status.TERMINATING), Ending(exit=KILLED), Retry(), NOW)
+    assert change.end is not None
+    assert (change.end.outcome, change.end.signal, change.end.error) == (Event.TERMINATE, "SIGKILL", None)
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind", "message"),
+    [
+        (Ending(exit=Exit(), unreadable="too short"), "exception", "too short"),
+        (Ending(exit=Exit(lost="it died")), "signal", "its process was lost: it died"),
+        (Ending(exit=KILLED), "signal", "its process was killed by SIGKILL"),
+        (Ending(exit=Exit(exit_code=0)), "exit", "its process exited with 0 before the handler returned"),
+    ],
+)
+def test_words_for_an_end_without_a_word(ending: Ending, kind: str, message: str) -> None:
+    """An attempt that could not say why it ended, a `clean` too, has an error that says it."""
+    error = error_of(ending, 3)
+    assert (error.kind, error.message, error.type, error.attempt) == (kind, message, None, 3)

@@ -8,6 +8,8 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +206,8 @@ def _(task: Task[Notes, Count]) -> None:
         notes.write(json.dumps(seen) + "\n")
     task.state.n += 1000
     task.commit()  # what `clean` has done so far, for its next try
+    if task.params.trouble == "clean" and task.state.n < 3000:
+        raise RuntimeError("half undone")
 
 
 @dataclass
@@ -292,3 +296,89 @@ def untidy(task: Task[Nothing, Count]) -> Names:
     task.checkpoint()
     task.output("stray.txt").write("stray\n")
     raise ValueError("before it was saved")
+
+
+@handler("hoarder")
+def hoarder(task: Task[Nothing, Count]) -> Count:
+    """Leave a file in a folder that nobody may write to, inside another one."""
+    inner = Path(tempfile.mkdtemp()) / "inner"
+    inner.mkdir()
+    (inner / "file").write_text("kept")
+    (inner / "away").symlink_to("/etc")
+    inner.chmod(0o500)
+    inner.parent.chmod(0)
+    task.checkpoint(done=1)
+    task.sleep(600)
+    return task.state
+
+
+@handler("lingerer", limits=Limits(wall_s=0.6), pause_grace_s=10.0)
+def lingerer(task: Task[Nothing, Count]) -> Count:
+    """Say that it pauses, and take longer to leave than it may run."""
+    task.state.n += 1
+    task.checkpoint(done=task.state.n)
+    try:
+        task.sleep(600)
+    finally:
+        time.sleep(1)
+    return task.state
+
+
+@handler("boaster")
+def boaster(task: Task[Count, Count]) -> str:
+    """Return n letters."""
+    task.checkpoint(done=1)
+    return "x" * task.params.n
+
+
+@dataclass
+class Amount:
+    """What to say of the progress, and how many outputs to have."""
+
+    kind: str = "decimal"
+    outputs: int = 0
+
+
+AMOUNTS: dict[str, tuple[Any, Any, Any]] = {
+    "decimal": (Decimal("2.5"), Fraction(5, 1), None),
+    "true": (True, 3, 7),
+    "huge": (10**30, 10**31, None),
+    "word": ("many", None, None),
+    "long": (1, 2, "x" * (3 << 20)),
+}
+
+
+@handler("teller", retry=Retry(errors=2, base_s=0.01, cap_s=0.01))
+def teller(task: Task[Amount, Count]) -> Count:
+    """Say it, and in the second attempt what was kept of the first."""
+    if task.attempt > 1:
+        return task.state
+    task.state.n = 1
+    task.checkpoint(done=1)
+    task.state.n = 2
+    for n in range(task.params.outputs):
+        task.output(f"{'n' * 190}{n}").close()
+    done, total, unit = AMOUNTS[task.params.kind]
+    task.checkpoint(done=done, total=total, unit=unit)
+    raise ValueError("said")
+
+
+@handler("chatter")
+def chatter(task: Task[Notes, Count]) -> Count:
+    """Fill the log, for as long as the notes are not there; then say a little, every second."""
+    line = b"x" * 1023 + b"\n"
+    task.checkpoint(done=0)
+    while not os.path.exists(task.params.path):
+        os.write(1, line * 1024)
+    while True:
+        os.write(1, b"a little\n")
+        task.state.n += 1
+        task.checkpoint(done=task.state.n)
+        task.sleep(1)
+
+
+@chatter.clean
+def _(task: Task[Notes, Count]) -> None:
+    os.write(1, b"a little\n")
+    time.sleep(1.5)  # longer than it takes until somebody looks at the log
+    Path(task.params.path).write_text("cleaned")

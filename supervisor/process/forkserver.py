@@ -234,13 +234,15 @@ def _close(fds: list[int]) -> None:
 def _ended(root: _Root) -> wire.Ended:
     status, cpu_s, peak = root.exit or (0, 0.0, 0)
     signalled = os.WIFSIGNALED(status)
+    # A zombie had ended by itself before we came; it is no work of ours, and the receipt must not say so.
+    killed = [p for p in root.killed.values() if p.state not in tree.DEAD]
     return wire.Ended(
         child=root.number,
         exit_code=None if signalled else os.waitstatus_to_exitcode(status),
         signal=os.WTERMSIG(status) if signalled else None,
         cpu_s=cpu_s,
         peak_memory_bytes=peak,
-        killed=[wire.Killed(p.pid, p.name, p.started_at) for p in list(root.killed.values())[:_MOST_KILLED]],
+        killed=[wire.Killed(p.pid, p.name, p.started_at) for p in killed[:_MOST_KILLED]],
     )
 
 

@@ -16,6 +16,8 @@ from typing import Final
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
+DEAD: Final = "ZX"
+"""States of a process that runs no more and waits to be reaped."""
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -82,7 +84,7 @@ def look(pid: int) -> Process | None:
 def is_same(pid: int, ticks: int) -> bool:
     """Whether this very process still runs (a zombie does not)."""
     process = look(pid)
-    return process is not None and process.ticks == ticks and process.state not in "ZX"
+    return process is not None and process.ticks == ticks and process.state not in DEAD
 
 
 def children(pid: int) -> list[int]:
