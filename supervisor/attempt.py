@@ -31,6 +31,8 @@ COMMIT_WITHIN_S: Final = 0.25
 CLEAN_WALL_S: Final = 60.0
 _SAMPLE_S: Final = 1.0
 _LOG_LIMIT_BYTES: Final = 64 << 20
+_LOG_MORE_BYTES: Final = 1 << 20
+"""What an attempt may print where the log is full already."""
 _log = structlog.get_logger()
 
 
@@ -72,8 +74,6 @@ class Attempt:
         """Its tree is dead."""
         self.settled = asyncio.Event()
         """What follows for the task is committed, or left to the next start."""
-        self.ended_by: str | None = None
-        """The user who terminated it."""
         self.body = body
         """Of a stream service: where what the client sends goes in."""
         self._kind = kind
@@ -82,6 +82,7 @@ class Attempt:
         self._loop = asyncio.get_running_loop()
         self._saving = asyncio.Lock()
         self._row = task.checkpoint
+        self._log_limit = _LOG_LIMIT_BYTES
         self._rate = _Rate()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._flushes: set[asyncio.Task[None]] = set()
@@ -159,6 +160,10 @@ class Attempt:
 
     def _prepare(self) -> Checkpoint | None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with contextlib.suppress(FileNotFoundError):
+            # One that an earlier attempt has filled would end this one, a `clean` too, before it has said a word.
+            size = os.stat(self._folder / LOG_NAME).st_size
+            self._log_limit = max(_LOG_LIMIT_BYTES, size + _LOG_MORE_BYTES)
         if self.body is not None:  # exactly where the client was told to go on, though a slot might say more
             return restore.fitting(self._folder, [self._row] if self._row else [])
         return restore.newest(self._folder, self._row)
@@ -300,6 +305,8 @@ class Attempt:
         self.end()
 
     def _break(self, limit: Reason) -> None:
+        if self._stopped or self._final is not None:
+            return  # it has said how it ends; what it may still take to leave is limited by its grace
         self._limit = self._limit or limit
         self.end()
 
@@ -313,7 +320,7 @@ class Attempt:
     def _sample(self) -> None:
         """What nobody announces has to be looked at: the size of the log, and memory and CPU where they are limited."""
         with contextlib.suppress(OSError):
-            if os.stat(self._folder / LOG_NAME).st_size > _LOG_LIMIT_BYTES:
+            if os.stat(self._folder / LOG_NAME).st_size > self._log_limit:
                 self._break(Reason.LIMIT_LOG)
         limits = self.handler.limits
         if limits.memory_bytes is not None or limits.cpu_s is not None:

@@ -277,6 +277,14 @@ async def test_one_that_dies_after_its_last_word(server: Server, tmp_path: Path)
     assert (attempt["outcome"], attempt["signal"]) == ("stopped", "SIGKILL")
 
 
+async def test_one_that_breaks_a_limit_on_its_way_out(server: Server) -> None:
+    """Once it has said that it stops it has paused, though it leaves later than it might have run."""
+    task_id = await server.launch("lingerer")
+    await server.until_progress(task_id)
+    answer = await server.verb(task_id, "pause")
+    assert (answer.status, answer.json["status"], answer.json["reason"]) == (200, "paused", "requested")
+
+
 async def test_one_that_is_killed_before_it_has_heard(server: Server) -> None:
     """Killed from outside while it is pausing a task is paused: stopped is what was asked for, and no error."""
     task_id = await server.launch("gate", {"mark": "/nonexistent"})

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from intermission.handlers import Fatal, Limits, Retry, Task, handler
+from intermission.supervisor.process import wire
 
 
 @dataclass
@@ -160,6 +161,25 @@ def _say(text: bytes, *, stay: bool) -> Callable[[Faulty], None]:
     return say
 
 
+def _unencodable(_: Faulty) -> None:
+    raise FileNotFoundError(os.fsdecode(b"caf\xe9.csv"))
+
+
+def _deaf_stderr(_: Faulty) -> None:
+    sys.stderr.close()
+    raise ValueError("this cannot be")
+
+
+def _no_streams(_: Faulty) -> None:
+    sys.stdout = sys.stderr = None  # type: ignore[assignment]
+    raise ValueError("this cannot be")
+
+
+def _forged(task: Faulty) -> None:
+    task._pipe.send_bytes(wire.encode(wire.Errored("exception", None, "forged", refusal="nonsense")))  # type: ignore[attr-defined, arg-type]
+    time.sleep(60)
+
+
 def _flood(task: Faulty) -> None:
     while True:
         os.write(task._pipe.fileno(), b"\x00\x00\x00\x07\x91\xa5Ready" * 1000)  # type: ignore[attr-defined]
@@ -174,7 +194,12 @@ FAULTS: dict[str, Callable[[Faulty], object]] = {
     "os_exit": lambda _: os._exit(0),
     "segv": lambda _: ctypes.string_at(0),
     "abort": lambda _: os.abort(),
+    "unencodable": _unencodable,
+    "deaf_stderr": _deaf_stderr,
+    "no_streams": _no_streams,
+    "forged": _forged,
     "garbage": _say(b"\x00\x00\x00\x08garbage!", stay=True),
+    "garbage_and_leave": lambda task: (_say(b"\x00\x00\x00\x08garbage!", stay=False)(task), os._exit(0)),
     "huge": _say(b"\x7f\xff\xff\xff", stay=True),
     "half": _say(b"\x00\x00\x01\x00half", stay=False),
     "half_and_stay": _say(b"\x00\x00\x01\x00half", stay=True),
@@ -368,6 +393,18 @@ class Odd:
     """A state that holds what JSON cannot."""
 
     value: float = 0.0
+
+
+@handler("talker")
+def talker(task: Task[Nothing, Count]) -> Count:
+    """Print to where there is no space."""
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+    os.dup2(1, 2)
+    task.state.n += 1
+    task.checkpoint(done=task.state.n)
+    if task.attempt == 1:
+        print("x" * 100)  # noqa: T201 -- that is the point
+    return task.state
 
 
 @handler("odd")

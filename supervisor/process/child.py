@@ -73,7 +73,7 @@ def _redirect(folder: Path) -> None:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(Exception):  # a full disk; or a stream that the handler has put there
             stream.flush()
 
 
@@ -82,8 +82,9 @@ def _attempt(handler: AnyHandler, begin: wire.Begin, pipe: Connection, body: int
     try:
         task = LiveTask(handler, begin, pipe, body)
     except (Invalid, LookupError) as error:
-        return wire.Errored("exception", type(error).__name__, str(error)[: wire.MAX_TEXT], refusal="state_unreadable")
-    except OSError as error:
+        message = _sendable(str(error))[: wire.MAX_TEXT]
+        return wire.Errored("exception", type(error).__name__, message, refusal="state_unreadable")
+    except Exception as error:  # noqa: BLE001 -- a full disk; or the author's types, which may raise anything
         return _errored(error)
     pipe.send_bytes(wire.encode(wire.Ready()))
     try:
@@ -103,16 +104,17 @@ def _attempt(handler: AnyHandler, begin: wire.Begin, pipe: Connection, body: int
 
 def _errored(error: BaseException) -> wire.Errored:
     if not isinstance(error, SystemExit):
-        traceback.print_exception(error)
-    trace = "".join(traceback.format_exception(error))[-wire.MAX_TEXT :]
+        with contextlib.suppress(Exception):  # a full disk must not hide what it has caused
+            traceback.print_exception(error)
+    trace = "".join(traceback.format_exception(error))
     code = None
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     return wire.Errored(
         kind="exit" if isinstance(error, SystemExit) else "exception",
-        type=type(error).__name__[:200],
-        message=_text(error),
-        traceback=trace,
+        type=_sendable(type(error).__name__)[:200],
+        message=_sendable(_text(error))[: wire.MAX_TEXT],
+        traceback=_sendable(trace)[-wire.MAX_TEXT :],
         exit_code=code,
         final=isinstance(error, Fatal | Unencodable),
         no_space=isinstance(error, OSError) and error.errno in wire.NO_SPACE,
@@ -122,9 +124,14 @@ def _errored(error: BaseException) -> wire.Errored:
 def _text(error: BaseException) -> str:
     """What the exception says; its class may be the author's, and so may the fault in its ``__str__``."""
     try:
-        return str(error)[: wire.MAX_TEXT]
+        return str(error)
     except Exception:  # noqa: BLE001
         return f"<{type(error).__name__} whose text cannot be had>"
+
+
+def _sendable(text: str) -> str:
+    """The text, with halves of surrogate pairs (a file's name that is not UTF-8 has them) escaped."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 class LiveTask(Task[Any, Any]):
@@ -292,7 +299,12 @@ class LiveTask(Task[Any, Any]):
             lengths[name] = out.length()
         if done is not None:
             known = self._progress
-            self._progress = (done, known[1] if total is None else total, known[2] if unit is None else unit)
+            # As the slot's reader expects them: an integer of another kind, a Decimal, would make it unreadable.
+            self._progress = (
+                float(done),
+                known[1] if total is None else float(total),
+                known[2] if unit is None else str(unit),
+            )
         self._slot.write(state, lengths, *self._progress)
 
     def _hear(self) -> None:

@@ -91,7 +91,7 @@ class Child(asyncio.Protocol):
         if self._exit is None:
             message = "the child has not ended"
             raise RuntimeError(message)
-        return self._exit
+        return self._exit if self._fault is None else replace(self._exit, fault=self._fault)
 
     # What the launcher tells.
 
@@ -102,7 +102,7 @@ class Child(asyncio.Protocol):
     def over(self, end: Exit) -> None:
         """Its tree is dead; the reports end when the pipe is drained too."""
         if self._exit is None:
-            self._exit = end if self._fault is None else replace(end, fault=self._fault)
+            self._exit = end
             self._finish()
 
     # What asyncio tells.
@@ -123,9 +123,9 @@ class Child(asyncio.Protocol):
             self._refuse_flood(count, len(data))
         except (wire.FrameError, msgspec.DecodeError, UnicodeDecodeError) as error:
             self._fault = f"the child broke the protocol of its pipe: {error}"
-            if self._transport is not None:
-                self._transport.pause_reading()
             self.end()
+            if self._transport is not None:
+                self._transport.abort()  # nothing more is read; if its death is known already, this was the end
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         """Nobody holds the far end any more."""
@@ -144,9 +144,5 @@ class Child(asyncio.Protocol):
             raise wire.FrameError(message)
 
     def _finish(self) -> None:
-        if self._exit is None:
-            return
-        if self._drained:
+        if self._exit is not None and self._drained:
             self._reports.put_nowait(None)
-        elif self._fault is not None and self._transport is not None:
-            self._transport.abort()

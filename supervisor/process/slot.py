@@ -77,6 +77,9 @@ class SlotWriter:
         payload = _encode(
             Slot(sequence, self._attempt, self._version, self._boot, time.time(), outputs, done, total, unit, state)
         )
+        if len(payload) > _MOST:  # it could be written, and never be read again
+            message = f"the checkpoint has {len(payload)} bytes; at most {_MOST} can be saved: name fewer outputs"
+            raise ValueError(message)
         data = _HEADER.pack(_MAGIC, zlib.crc32(payload), len(payload), sequence) + payload
         written = os.pwrite(self._files[self._next], data, 0)
         while written < len(data):  # a nearly full disk or a signal: the rest, or the error that says why

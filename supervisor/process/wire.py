@@ -7,7 +7,7 @@ because a child must not be able to run code in the supervisor.
 
 import errno
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -124,7 +124,7 @@ class Errored(_Message, frozen=True):
     exit_code: int | None = None
     final: bool = False
     no_space: bool = False
-    refusal: str | None = None
+    refusal: Literal["state_unreadable"] | None = None
 
 
 Report = Ready | Dirty | CommitRequest | Stopping | Completed | Errored
