@@ -31,6 +31,24 @@ def place(server: Server, task_id: str) -> int:
     return newest_sequence(server.data / "tasks" / task_id)
 
 
+async def until_place(server: Server, task_id: str, sequence: int) -> None:
+    """Wait until a task has saved this checkpoint or a later one."""
+
+    async def reached() -> bool:
+        return place(server, task_id) >= sequence
+
+    await until(reached, what=lambda: "\n".join(server.log[-20:]))
+
+
+async def until_lines(path: Path, count: int = 0) -> None:
+    """Wait until a file is there and has so many lines."""
+
+    async def written() -> bool:
+        return path.exists() and path.read_text().count("\n") >= count
+
+    await until(written, what=lambda: f"{path} has not {count} lines")
+
+
 async def child(server: Server, task_id: str, other_than: int | None = None) -> int:
     """The pid of a task's child, once it has one."""
     task = await server.until(task_id, lambda task: task.get("child") and task["child"]["pid"] != other_than)

@@ -100,6 +100,25 @@ def _(task: Task[Outside, Count]) -> None:
     Path(task.params.path).unlink(missing_ok=True)
 
 
+@dataclass
+class Mark:
+    """A file to leave when a place is reached."""
+
+    path: str
+
+
+@handler("torn", pause_grace_s=0.3)
+def torn(task: Task[Mark, Count]) -> Count:
+    """Send half a message and hold still, in the first attempt; go on in the others."""
+    task.state.n += 1
+    task.checkpoint(done=task.state.n)
+    if task.attempt == 1:
+        os.write(task._pipe.fileno(), b"\x00\x00\x01\x00half")  # type: ignore[attr-defined]
+        Path(task.params.path).touch()
+        time.sleep(600)
+    return task.state
+
+
 @handler("stubborn", pause_grace_s=60.0)
 def stubborn(task: Task[Seconds, Count]) -> Count:
     """Save once, then hear nothing; its grace is longer than any drain."""
