@@ -99,11 +99,13 @@ class Attempt:
     # What the supervisor asks.
 
     def request_pause(self, *, insist: bool = True) -> None:
-        """Have it stop at its next checkpoint; to insist is to end it when its grace is over."""
+        """Have it stop at its next checkpoint, or before its launch; to insist is to end it when its grace is over."""
         if not self._pause_wanted:
             self._pause_wanted = True
             if self.child is not None:
                 self.child.send(wire.PauseRequest())
+            elif self._launching is not None:
+                self._launching.cancel()
         if insist and "grace" not in self._timers:
             self._arm("grace", self.handler.pause_grace_s, self._force)
 
@@ -143,7 +145,7 @@ class Attempt:
                 await self._take(report)
             return await self._conclude(self.child.exit)
         except LaunchError as error:
-            return Ending(exit=Exit(lost=str(error)), forced=self._forced)
+            return Ending(exit=Exit(lost=str(error)), stopped=self._pause_wanted)
         except restore.UnreadableError as error:
             return Ending(exit=Exit(), unreadable=str(error))
         except OSError as error:  # the folder cannot be made or read: a full or broken disk
@@ -169,21 +171,24 @@ class Attempt:
         return restore.newest(self._folder, self._row)
 
     async def _launch(self, launcher: Launcher) -> Child:
-        """The child. Waits for as long as none can be launched, but not when the attempt is to end."""
-        message = "it was ended before it was launched"
-        if self._end_wanted:
+        """The child. Waits for as long as none can be launched, but not when the attempt is to pause or end."""
+        message = "it was stopped before it was launched"
+        if self._unwanted():
             raise LaunchError(message)
         body = None if self.body is None else self.body.far
         self._launching = asyncio.ensure_future(launcher.launch(self.handler.service, str(self._folder), body))
         try:
             child = await self._launching
         except asyncio.CancelledError:
-            if self._end_wanted:
+            if self._unwanted():
                 raise LaunchError(message) from None
             raise
         if self.body is not None:
             self.body.passed_on()
         return child
+
+    def _unwanted(self) -> bool:
+        return self._end_wanted or self._pause_wanted
 
     def _begin(self, child: Child, base: Checkpoint | None, inputs: Inputs) -> None:
         task, progress = self.task, base.progress if base else None

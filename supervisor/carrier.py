@@ -116,8 +116,6 @@ class Carrier:
         for attempt in self._attempts.values():
             # Nobody waits for a status here, so the time is the drain's, not the handler's grace.
             attempt.request_pause(insist=False)
-            if attempt.child is None:
-                attempt.end()
         if self._carrying:
             await asyncio.wait(self._carrying, timeout=within_s)
 

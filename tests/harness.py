@@ -116,6 +116,9 @@ class Server:
         """Leave nothing behind."""
         if self.process is not None and self.process.returncode is None:
             await self.kill()
+        if (self.data / "cookie").exists():
+            for survivor in self.survivors():  # of a test that failed: what outlives its server is frozen, or a bug
+                send(int(survivor.split()[0]))
         async with asyncio.timeout(20):
             await asyncio.gather(*self._readers)
         if self.session is not None:

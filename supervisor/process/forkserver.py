@@ -104,6 +104,8 @@ class ForkServer:
 
     def _set_up(self, setup: wire.Setup) -> None:
         self._registry = load([*BUILT_IN, *setup.modules])
+        # From here on it hears the socket close, and is needed for what it will have forked.
+        tree.outlive_parent()
         child.prepare_streams()
         boot_id()  # read once, for every child
         failures = [wire.ImportFailure(f.module, f.error) for f in self._registry.failures[:_MOST_FAILURES]]
@@ -247,7 +249,9 @@ def _ended(root: _Root) -> wire.Ended:
 
 
 def main() -> None:
-    """``python -m intermission.supervisor.process.forkserver FD``: FD is the socket to the supervisor."""
+    """``python -m intermission.supervisor.process.forkserver FD PID``: the socket to the supervisor, and its pid."""
+    # While it imports it is deaf. An import that takes long, or for ever, must not keep the data folder locked.
+    tree.die_with_parent(int(sys.argv[2]))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         # A signal to the whole group is for the supervisor: it drains, and needs us for that.
         signal.signal(number, signal.SIG_IGN)

@@ -118,7 +118,9 @@ class LocalLauncher:
         server.send(wire.Setup(self._modules))
         hello = await server.hello
         if hello is None:
-            await mourning  # it ends every child of ours: the next fork server must not be one of them yet
+            # It ends every child of ours: the next fork server must not be one of them yet. And whoever cancels this
+            # start must not cancel the mourning with it, as a plain await would.
+            await asyncio.wait((mourning,))
             raise LaunchError(
                 "the fork server died while it imported the handlers; its last words are in the log above"
             )
@@ -183,7 +185,7 @@ class _ForkServerProcess:
         self._socket.setblocking(False)
         with theirs:
             self._popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())],
+                [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=(theirs.fileno(), *keep_fds),
                 stdin=subprocess.DEVNULL,
                 env=environment,
