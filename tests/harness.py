@@ -104,11 +104,10 @@ class Server:
             self.process.kill()
         await self.process.wait()
 
-    async def stop(self, within_s: float = 20) -> int:
+    async def stop(self, within_s: float = 20, number: signal.Signals = signal.SIGTERM) -> int:
         """SIGTERM, and its exit code."""
         assert self.process is not None
-        with contextlib.suppress(ProcessLookupError):
-            self.process.terminate()
+        send(self.pid, number)
         async with asyncio.timeout(within_s):
             return await self.process.wait()
 
