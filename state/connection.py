@@ -5,6 +5,7 @@ Two connections that write, or checkpoint the WAL, at the same instant can corru
 """
 
 import asyncio
+import os
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Final, Self, TypeVar
 
 import aiosqlite
+import structlog
 
 from intermission.state.migrate import migrate, refuse
 from intermission.state.store import StoreError, StoreFullError
 
 T = TypeVar("T")
+_log = structlog.get_logger()
 
 _SWITCH_S: Final = 0.0001
 """How long one of our threads waits before it insists on the interpreter's lock.
@@ -30,6 +33,8 @@ _WRITING: Final = (
     "synchronous = FULL",  # a commit is on the disk when it returns, not merely with the operating system
     "journal_size_limit = 67108864",  # after a burst the WAL gives its room back
 )
+_RESERVED_BYTES: Final = 8 << 20
+"""Twice what the log holds when SQLite takes it for long enough to be put away (1,000 pages), which needs room too."""
 _EITHER: Final = (
     "busy_timeout = 5000",  # an operator's shell may hold a lock for a moment
     "temp_store = MEMORY",  # no need of room in /tmp
@@ -77,6 +82,7 @@ async def writing(path: Path) -> Connection:
         db = _connected(path, "rwc", *_WRITING)
         try:
             migrate(db)
+            _reserve(Path(f"{path}-wal"))
         except BaseException:
             db.close()
             raise
@@ -88,6 +94,20 @@ async def writing(path: Path) -> Connection:
 async def reading(path: Path) -> Connection:
     """A connection that cannot write. Each statement sees every commit that came before it."""
     return await Connection(lambda: _connected(path, "ro", "query_only = ON")).opened()
+
+
+def _reserve(wal: Path) -> None:
+    """Take the room for a few hundred commits while there is some: on a full disk tasks have to be paused and ended.
+
+    SQLite writes its log from the start again after each checkpoint and keeps its length, so the room stays its own.
+    """
+    fd = os.open(wal, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.posix_fallocate(fd, 0, _RESERVED_BYTES)
+    except OSError as error:
+        _log.warning("no room is reserved for the database", error=error.strerror, bytes=_RESERVED_BYTES)
+    finally:
+        os.close(fd)
 
 
 def _connected(path: Path, mode: str, *pragmas: str) -> sqlite3.Connection:

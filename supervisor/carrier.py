@@ -23,9 +23,9 @@ from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
 from intermission.supervisor.process.body import BodyPipe
 from intermission.supervisor.process.launcher import Child, Exit, Launcher
+from intermission.supervisor.retry import STORE_RETRY_S
 from intermission.supervisor.verdict import Moment, verdict
 
-_STORE_RETRY_S: Final = 1.0
 _CLOCK_CHECK_S: Final = 60.0
 """The longest sleep towards a wall-clock time: a corrected system clock is noticed by then."""
 _log = structlog.get_logger()
@@ -172,27 +172,26 @@ class Carrier:
             await self._wake.wait()
             self._wake.clear()
             try:
-                claimed = await self._claim()
+                await self._claim()
             except StoreError as error:
                 _log.error("nothing could be claimed", error=str(error))
-                asyncio.get_running_loop().call_later(_STORE_RETRY_S, self._wake.set)
-                continue
-            for task in claimed:
-                self._carry(task)
+                asyncio.get_running_loop().call_later(STORE_RETRY_S, self._wake.set)
 
-    async def _claim(self) -> list[Task]:
+    async def _claim(self) -> None:
+        """Carry what each claim has taken before the next one: if that fails, this is running all the same."""
         if self._alone is not None or self._draining:
-            return []
-        now, claimed = time.time(), list[Task]()
+            return
+        now = time.time()
         running = Counter(attempt.task.service for attempt in self._attempts.values())
         free = self._max_running - self.running
         for room, services in schedule.rooms(free, self._registry.handlers.values(), running):
-            if (limit := min(room, free - len(claimed))) > 0:
-                claimed += await self._store.claim(limit, services, now)
-        if not claimed and not self.running:
-            claimed = await self._store.claim(1, list(self._registry.handlers), now, wary=True)
-            self._alone = claimed[0].id if claimed else None
-        return claimed
+            if (limit := min(room, self._max_running - self.running)) > 0:
+                for task in await self._store.claim(limit, services, now):
+                    self._carry(task)
+        if not self.running:
+            for task in await self._store.claim(1, list(self._registry.handlers), now, wary=True):
+                self._alone = task.id
+                self._carry(task)
 
     async def _watch_due(self) -> None:
         """Wake what is due: one timer for the earliest, whatever is stored."""
@@ -206,7 +205,7 @@ class Carrier:
                 due = await self._store.next_due(now)
             except StoreError as error:
                 _log.error("what is due could not be read", error=str(error))
-                due = now + _STORE_RETRY_S
+                due = now + STORE_RETRY_S
             try:
                 async with asyncio.timeout(None if due is None else min(max(due - time.time(), 0), _CLOCK_CHECK_S)):
                     await self._due_changed.wait()
@@ -273,7 +272,7 @@ class Carrier:
         except StoreError as error:
             _log.error("an ending could not be committed", task=task_id, error=str(error), again=not self._draining)
             if not self._draining:
-                await asyncio.sleep(_STORE_RETRY_S)
+                await asyncio.sleep(STORE_RETRY_S)
             return self._draining  # the next start settles what is left
         if settled and change.due_at is not None:
             self._due_changed.set()

@@ -21,13 +21,12 @@ from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
 from intermission.supervisor.process import wire
 from intermission.supervisor.process.launcher import Launcher
-from intermission.supervisor.retry import GIVE_UP_AFTER
+from intermission.supervisor.retry import GIVE_UP_AFTER, STORE_RETRY_S
 from intermission.supervisor.verdict import attempt_end, error_of, was_lost
 
 P = ParamSpec("P")
 T = TypeVar("T")
 _TRIES: Final = 3
-_RETRY_S: Final = 1.0
 _log = structlog.get_logger()
 
 
@@ -80,7 +79,7 @@ class Cleaner:
                 if self._closing:
                     raise
                 _log.error("a terminated task cannot be finished yet", task=task.id, error=str(error))
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(STORE_RETRY_S)
 
     async def _clean(
         self, task: Task, killed: list[wire.Killed], end: AttemptEnd | None

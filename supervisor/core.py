@@ -43,6 +43,8 @@ from intermission.supervisor.process.launcher import Launcher
 from intermission.supervisor.usage import ChildView, usage
 
 _MOST_NAMED: Final = 200
+_LEAST_FREE_BYTES: Final = 16 << 20
+"""With less room on the disk nothing is accepted: what there is needs it to come to an end."""
 _ENDS_WITHIN_S: Final = 0.5
 """How long it may take, at the end of a drain, until the trees that are to be ended are dead."""
 
@@ -132,6 +134,9 @@ class Supervisor:
                 uploads=tuple(set(named.values())),
                 stream=handler.stream,
             )
+            if self.places.free_bytes() < _LEAST_FREE_BYTES:
+                message = f"less than {_LEAST_FREE_BYTES >> 20} MiB of the disk are free: free some, then try again"
+                raise NoSpaceError(message)
             # Before the insert is awaited, so that the claim that follows joins it in one commit.
             self._carrier.wake()
             try:

@@ -1,5 +1,6 @@
 """Where things lie on disk."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,3 +26,8 @@ class Places:
     def log(self, task_id: str) -> Path:
         """What it printed."""
         return self.folder(task_id) / LOG_NAME
+
+    def free_bytes(self) -> int:
+        """Room on the disk of the tasks, as anybody but root may use it."""
+        disk = os.statvfs(self.tasks)
+        return disk.f_bavail * disk.f_frsize

@@ -9,6 +9,8 @@ ALONE_AFTER: Final = 3
 """Losses at one checkpoint after which a task is launched with nothing beside it: it may be what kills the others."""
 GIVE_UP_AFTER: Final = 5
 """Losses at one checkpoint after which a task fails, resumable."""
+STORE_RETRY_S: Final = 1.0
+"""Before what the store could not commit (it is full, or locked by another program) is asked of it again."""
 _LOSS_BASE_S: Final = 1.0
 _LOSS_CAP_S: Final = 60.0
 

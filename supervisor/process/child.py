@@ -38,11 +38,10 @@ def main(handler: AnyHandler, folder: Path, pipe: Connection, body: int | None =
     """
     code = 1
     try:
-        _redirect(folder)
         begin = wire.decode_request(pipe.recv_bytes(_MAX_BEGIN_BYTES))
         if not isinstance(begin, wire.Begin):
             raise TypeError(begin)  # noqa: TRY301 -- the border check of our own protocol
-        report = _attempt(handler, begin, pipe, body)
+        report = _attempt(handler, folder, begin, pipe, body)
         _flush()
         if report is not None:
             pipe.send_bytes(wire.encode(report))
@@ -77,9 +76,12 @@ def _flush() -> None:
             stream.flush()
 
 
-def _attempt(handler: AnyHandler, begin: wire.Begin, pipe: Connection, body: int | None) -> wire.Report | None:
+def _attempt(
+    handler: AnyHandler, folder: Path, begin: wire.Begin, pipe: Connection, body: int | None
+) -> wire.Report | None:
     """Run the handler; what to report as its end, or None if it has paused, which is reported already."""
     try:
+        _redirect(folder)
         task = LiveTask(handler, begin, pipe, body)
     except (Invalid, LookupError) as error:
         message = _sendable(str(error))[: wire.MAX_TEXT]

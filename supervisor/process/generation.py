@@ -25,6 +25,8 @@ from intermission.supervisor.process.slot import boot_id
 COOKIE: Final = "_INTERMISSION_COOKIE"
 """Not one of the settings, whose names begin with INTERMISSION_: a server may be started from within a task."""
 _PATIENCE_S: Final = 5.0
+_RECORD_BYTES: Final = 512
+"""More than two processes take."""
 _log = structlog.get_logger()
 
 
@@ -117,9 +119,12 @@ class Generation:
 
     def _write(self, fork_server: _Identity | None) -> None:
         record = {"supervisor": asdict(self._supervisor), "fork_server": asdict(fork_server) if fork_server else None}
-        fresh = self._record.with_suffix(".new")
-        fresh.write_text(json.dumps(record), encoding="utf-8")
-        fresh.replace(self._record)
+        # In place, in one write and always as long: that needs no room on a full disk, and no SIGKILL cuts it.
+        fd = os.open(self._record, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, json.dumps(record).ljust(_RECORD_BYTES).encode(), 0)
+        finally:
+            os.close(fd)
 
 
 def _identity(pid: int) -> _Identity:
