@@ -168,7 +168,8 @@ class Attempt:
             self._log_limit = max(_LOG_LIMIT_BYTES, size + _LOG_MORE_BYTES)
         if self.body is not None:  # exactly where the client was told to go on, though a slot might say more
             return restore.fitting(self._folder, [self._row] if self._row else [])
-        return restore.newest(self._folder, self._row)
+        restored = restore.last if self._kind is Kind.CLEAN else restore.newest
+        return restored(self._folder, self._row)
 
     async def _launch(self, launcher: Launcher) -> Child:
         """The child. Waits for as long as none can be launched, but not when the attempt is to pause or end."""

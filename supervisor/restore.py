@@ -18,23 +18,25 @@ def newest(folder: Path, row: Checkpoint | None) -> Checkpoint | None:
 
     Raises `UnreadableError` where none fits: starting from zero would throw away work in silence.
     """
-    known = [_checkpoint(slot) for slot in read_slots(folder)]
-    if row is not None:
-        known.append(row)
-    return fitting(folder, known)
+    return fitting(folder, _known(folder, row))
 
 
 def fitting(folder: Path, known: Sequence[Checkpoint]) -> Checkpoint | None:
-    """The newest of these whose outputs are all there; None for none. Raises as `newest`."""
+    """The first of these whose outputs are all there; None for none. Raises as `newest`."""
     if not known:
         return None
     lengths = _lengths(folder / FILES_NAME)
-    for checkpoint in sorted(known, key=lambda one: one.sequence, reverse=True):
+    for checkpoint in known:
         if all(lengths.get(name, 0) >= length for name, length in checkpoint.outputs.items()):
             return checkpoint
-    short = [name for name, length in known[-1].outputs.items() if lengths.get(name, 0) < length]
+    short = [name for name, length in known[0].outputs.items() if lengths.get(name, 0) < length]
     message = f"outputs are shorter than the last checkpoint says, or missing: {', '.join(sorted(short))}"
     raise UnreadableError(message)
+
+
+def last(folder: Path, row: Checkpoint | None) -> Checkpoint | None:
+    """The newest checkpoint, whatever has become of its outputs: for `clean`, which may find them half deleted."""
+    return next(iter(_known(folder, row)), None)
 
 
 def durable(folder: Path, row: Checkpoint | None) -> Checkpoint | None:
@@ -64,6 +66,14 @@ def _fsync(path: Path, flags: int) -> None:
             os.fdatasync(fd)
     finally:
         os.close(fd)
+
+
+def _known(folder: Path, row: Checkpoint | None) -> list[Checkpoint]:
+    """Every checkpoint that there is, newest first."""
+    known = [_checkpoint(slot) for slot in read_slots(folder)]
+    if row is not None:
+        known.append(row)
+    return sorted(known, key=lambda one: one.sequence, reverse=True)
 
 
 def _lengths(files: Path) -> dict[str, int]:

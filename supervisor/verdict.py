@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from intermission.handlers.base import Retry
-from intermission.state.models import AttemptEnd, Change, ErrorInfo, Task
+from intermission.state.models import AttemptEnd, Change, ErrorInfo, Keep, Task
 from intermission.state.status import Event, Reason, Status
 from intermission.supervisor import retry as retries
 from intermission.supervisor.attempt import Ending
@@ -36,14 +36,15 @@ class Moment:
 def verdict(task: Task, ending: Ending, retry: Retry, moment: Moment) -> Change:
     """The step of a running or pausing task whose attempt ended so."""
     change = _step(task, ending, retry, moment)
+    if task.losses and isinstance(change.losses, Keep) and _reached(task, ending) != task.lost_sequence:
+        change = replace(change, losses=0, lost_sequence=-1)  # it has got over the place: no need to be alone any more
     return replace(change, checkpoint=ending.checkpoint, end=attempt_end(ending, change, moment.at))
 
 
-def loss(task: Task, at: float) -> Change:
+def loss(task: Task, reached: int, at: float) -> Change:
     """The step of a task whose child vanished, nobody's fault: free, unless it happens at one place again and again."""
     if task.stream:  # the client decides when it comes again, so nothing is launched in a loop
         return Change(task=task, event=Event.LOST, at=at, reason=_stream_reason(task))
-    reached = task.checkpoint.sequence if task.checkpoint else 0
     losses = task.losses + 1 if reached == task.lost_sequence else 1
     error = ErrorInfo(kind="signal", type=None, message="its process was lost", attempt=task.attempt)
     if losses >= retries.GIVE_UP_AFTER and task.status is Status.RUNNING:
@@ -128,6 +129,12 @@ def was_lost(end: Exit) -> bool:
     return end.lost is not None or (end.signal in _FROM_OUTSIDE)
 
 
+def _reached(task: Task, ending: Ending) -> int:
+    """The sequence of its last checkpoint, whether or not the store had heard of it."""
+    last = ending.checkpoint or task.checkpoint
+    return last.sequence if last else 0
+
+
 def _step(task: Task, ending: Ending, retry: Retry, moment: Moment) -> Change:
     at, attempt = moment.at, task.attempt
     report = ending.report
@@ -168,9 +175,7 @@ def _drained_or_lost(task: Task, ending: Ending, moment: Moment) -> Change:
     if moment.draining:
         reason = Reason.FORCED if task.status is Status.PAUSING else _stream_reason(task)
         return Change(task=task, event=Event.DRAINED, at=moment.at, reason=reason)
-    if ending.checkpoint is not None:  # the place that it reached counts, whether or not the store had heard of it
-        return replace(loss(replace(task, checkpoint=ending.checkpoint), moment.at), task=task)
-    return loss(task, moment.at)
+    return loss(task, _reached(task, ending), moment.at)
 
 
 def _errored(task: Task, ending: Ending, retry: Retry, moment: Moment) -> Change:

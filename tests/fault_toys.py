@@ -85,6 +85,7 @@ def held(task: Task[Outside, Count]) -> Count:
     Path(task.params.path).write_text("made\n")
     while True:
         task.state.n += 1
+        task.output("lines.txt").write(f"{task.state.n}\n")
         task.checkpoint(done=task.state.n)
         task.sleep(0.01)
 

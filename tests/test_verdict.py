@@ -155,6 +155,16 @@ def test_progress_between_losses_forgives_them() -> None:
         task = replace(task, losses=1, lost_sequence=n, checkpoint=saved(n))
 
 
+def test_losses_are_forgotten_beyond_their_place() -> None:
+    """However an attempt ends that got over the place, what was lost there is past; one that did not remembers it."""
+    suspect = replace(RUNNING, checkpoint=saved(7), losses=3, lost_sequence=7)
+    for name, (ending, *_) in ENDINGS.items():
+        change = verdict(suspect, replace(ending, checkpoint=saved(8)), Retry(), NOW)
+        assert change.losses in (0, 1), name
+        change = verdict(suspect, replace(ending, checkpoint=saved(7)), Retry(), NOW)
+        assert change.losses == 4 or not isinstance(change.losses, int), name
+
+
 def test_drained_is_not_lost() -> None:
     """While we go down, a child that had to be ended is drained: no loss is counted."""
     for task, reason in ((RUNNING, None), (PAUSING, Reason.FORCED)):

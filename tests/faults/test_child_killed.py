@@ -201,13 +201,17 @@ async def test_the_third_loss_has_it_launched_alone(server: Server, tmp_path: Pa
     assert (await server.verb(beside, "resume")).status == 202
     await child(server, task_id)
     assert (await server.task(behind))["status"] == "pending"
-    hold.unlink()
-    for one in (task_id, behind):
-        await server.until_status(one, "completed")
-    ended = (await events(server, task_id))["completed"]
+    assert (await server.verb(task_id, "pause")).status == 200  # beyond the place at which it was lost
+    ended = (await events(server, task_id))["stopped"]
+    await server.until_status(behind, "completed")
+    await server.until_status(beside, "running")
     for one in (behind, beside):
         assert (await events(server, one))["claimed"] > ended
-    assert await outcomes(server, task_id) == ["lost"] * 3 + ["completed"]
+    hold.unlink()
+    assert (await server.verb(task_id, "resume")).status == 202
+    await server.until_status(task_id, "completed")
+    assert await outcomes(server, task_id) == ["lost"] * 3 + ["stopped", "completed"]
+    assert (await server.task(beside))["status"] == "running", "it has got over it, and needs not be alone any more"
 
 
 async def test_losses_at_different_checkpoints_are_not_counted_together(server: Server) -> None:
@@ -236,7 +240,8 @@ async def test_a_clean_that_is_killed_runs_again(server: Server, tmp_path: Path)
     for run in (1, 2):
         await until_lines(cleans, run)
         (cleaning,) = (process for process in server.descendants() if process.name() == "held")
-        cleaning.send_signal(signal.SIGSTOP if run == 1 else signal.SIGKILL)  # a stopped one can be killed as well
+        if run == 1:
+            cleaning.suspend()  # a stopped one can be killed as well
         cleaning.kill()
     await until_lines(cleans, 3)
     assert (await server.task(task_id))["status"] == "terminating"
@@ -267,6 +272,26 @@ async def test_a_clean_that_is_always_killed_fails_for_good_with_everything_kept
     die.unlink()
     assert (await server.verb(task_id, "terminate")).status == 200
     assert not effect.exists()
+
+
+async def test_a_clean_does_not_need_the_outputs(server: Server, tmp_path: Path) -> None:
+    """A server that was killed in the middle of deleting them goes on: `clean` gets the last state all the same."""
+    effect = tmp_path / "effect"
+    cleans = Path(f"{effect}.cleans")
+    task_id = await server.launch("held", {"path": str(effect)})
+    await server.until_progress(task_id, 3)
+    assert (await server.verb(task_id, "pause")).status == 200
+    n = (await server.task(task_id))["checkpoint"]["state"]["n"]
+    folder = server.data / "tasks" / task_id
+    for left in ("files/lines.txt", "slot.0", "slot.1"):
+        (folder / left).unlink()
+    assert (await server.verb(task_id, "resume")).status == 202
+    assert (await server.until_status(task_id, "failed"))["reason"] == "state_unreadable"
+    answer = await server.verb(task_id, "terminate")
+    assert (answer.status, answer.json.get("reason")) == (200, None)
+    assert cleans.read_text() == f"{n}\n"
+    assert not effect.exists()
+    assert not folder.exists()
 
 
 async def test_its_descendants_go_with_it(server: Server) -> None:
