@@ -1,4 +1,4 @@
-"""What a task may read: the operator's sources, and the uploads that its params name."""
+"""What a task may use: the operator's sources, the directory, and the uploads that its params name."""
 
 import re
 from collections.abc import Mapping
@@ -49,10 +49,12 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What there is to read, for a task and for the checks before it starts."""
+    """What there is to use, for a task and for the checks before it starts."""
 
     sources: Path
     """The folder of the sources that the operator configured."""
+    directory: Path
+    """The database of teams and their members."""
     uploads: Mapping[str, Upload] = field(default_factory=dict)
     """By id: those that the handler's `Handler.uploads` found in the params."""
 

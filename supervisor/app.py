@@ -123,7 +123,11 @@ def _places(config: Config) -> Places:
     except OSError as error:
         message = f"the data folder {config.data_dir} cannot be written to: {error.strerror}; set INTERMISSION_DATA_DIR"
         raise StartError(message) from None
-    return Places(tasks=config.tasks_dir, sources=config.sources_dir)
+    directory = config.directory_path
+    if not os.access(directory.parent, os.W_OK | os.X_OK):
+        message = f"the folder {directory.parent} cannot be written to; set INTERMISSION_DIRECTORY_URL"
+        raise StartError(message)
+    return Places(tasks=config.tasks_dir, sources=config.sources_dir, directory=directory)
 
 
 def _claim(data_dir: Path) -> Generation:

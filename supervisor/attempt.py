@@ -202,6 +202,7 @@ class Attempt:
                 attempt=task.attempt,
                 folder=str(self._folder),
                 sources=str(inputs.sources),
+                directory=str(inputs.directory),
                 uploads=[
                     wire.UploadFile(u.id, str(u.path), u.filename, u.media_type, u.size_bytes, u.sha256)
                     for u in inputs.uploads.values()

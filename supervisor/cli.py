@@ -38,7 +38,8 @@ Examples:
 """
 
 _EPILOG: Final = """Flags win over the environment, the environment over the file, the file over defaults.
-INTERMISSION_JWT_SECRET and INTERMISSION_DATABASE_URL have no flag: flags can be read by everybody on the machine."""
+INTERMISSION_JWT_SECRET, INTERMISSION_DATABASE_URL and INTERMISSION_DIRECTORY_URL have no flag: flags can be read by
+everybody on the machine."""
 
 
 def _settings(command: _Command) -> _Command:

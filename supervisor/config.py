@@ -41,7 +41,7 @@ _PREFIX: Final = "INTERMISSION_"
 _FILE: Final = "config"  # not a setting but where settings are read: --config or INTERMISSION_CONFIG
 _SQLITE: Final = "sqlite:///"
 _SECRET_BYTES: Final = 32  # RFC 7518, section 3.2: a key for HS256 is at least as long as its hash
-_UNSHOWN: Final = frozenset({"jwt_secret", "database_url"})  # a URL may hold a password
+_UNSHOWN: Final = frozenset({"jwt_secret", "database_url", "directory_url"})  # a URL may hold a password
 _HOST_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 
 
@@ -137,6 +137,10 @@ class Config(BaseModel):
         default_factory=lambda data: _url_of(data["data_dir"] / "intermission.db"),
         description="sqlite:/// and the path of a file",
     )
+    directory_url: Annotated[str, AfterValidator(_sqlite_url)] = Field(
+        default_factory=lambda data: _url_of(data["data_dir"] / "directory.db"),
+        description="sqlite:/// and the path of a file",
+    )
     jwt_secret: Annotated[SecretStr | None, AfterValidator(_long_enough)] = Field(
         default=None, description=f"a text of {_SECRET_BYTES} bytes or more"
     )
@@ -165,6 +169,13 @@ class Config(BaseModel):
     log_format: Annotated[LogFormat, BeforeValidator(_lower)] = Field(
         default_factory=lambda: "console" if sys.stderr.isatty() else "json", description="console or json"
     )
+
+    @field_validator("directory_url")
+    @classmethod
+    def _apart(cls, url: str, info: ValidationInfo) -> str:
+        if url == info.data.get("database_url"):  # children write the directory, and never the server's own database
+            raise PydanticCustomError("shared", "the directory needs a file of its own")
+        return url
 
     @field_validator("jwt_secret")
     @classmethod
@@ -215,6 +226,11 @@ class Config(BaseModel):
     def database_path(self) -> Path:
         """The file behind ``database_url``."""
         return Path(_path_of(self.database_url))
+
+    @property
+    def directory_path(self) -> Path:
+        """The file behind ``directory_url``."""
+        return Path(_path_of(self.directory_url))
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +306,9 @@ def _fault(detail: ErrorDetails, given: Mapping[str, _Given]) -> str | None:
         return None
     if detail["type"] == "exposed":
         return _exposed(given["host"])
+    if detail["type"] == "shared":
+        said = next(given[field].origin.name for field in ("directory_url", "database_url") if field in given)
+        return f"{said}: the directory and the server's own database must be two files"
     field = str(detail["loc"][0])
     fault = f"{given[field].origin.name}: must be {Config.model_fields[field].description}"
     return fault if field in _UNSHOWN else f"{fault}, not {_shown(given[field].value)}"

@@ -1,4 +1,4 @@
-"""What a task may read, found for it: the uploads that its params name, if they are its user's."""
+"""What a task may use, found for it: the uploads that its params name, if they are its user's."""
 
 import contextlib
 import json
@@ -33,7 +33,9 @@ async def of(task: Task, handler: AnyHandler, store: Store, places: Places) -> I
         with contextlib.suppress(Invalid):  # params that the code does not take any more; the child says so
             named = references(handler, handler.params.load(task.params))
     found = [await store.get(task_id, task.user) for task_id in set(named.values())]
-    return Inputs(places.sources, {one.id: _upload(one, places) for one in found if _is_complete(one)})
+    return Inputs(
+        places.sources, places.directory, {one.id: _upload(one, places) for one in found if _is_complete(one)}
+    )
 
 
 async def find(store: Store, places: Places, user: str, named: Mapping[str, str]) -> Inputs:
@@ -47,7 +49,7 @@ async def find(store: Store, places: Places, user: str, named: Mapping[str, str]
             faults.append(Fault(pointer, _missing(task)))
     if faults:
         raise Invalid(faults)
-    return Inputs(places.sources, uploads)
+    return Inputs(places.sources, places.directory, uploads)
 
 
 def _is_complete(found: Task | Tombstone | None) -> TypeGuard[Task]:

@@ -10,10 +10,11 @@ from intermission.supervisor.process.child import FILES_NAME, LOG_NAME
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where tasks keep their files, and where sources are."""
+    """Where tasks keep their files, where sources are, and where teams are."""
 
     tasks: Path
     sources: Path
+    directory: Path
 
     def folder(self, task_id: str) -> Path:
         """A task's own folder."""

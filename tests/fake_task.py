@@ -91,6 +91,11 @@ class Attempt:
     saved: list[Saved]
 
 
+def inputs(sources: Path, uploads: dict[str, Upload] | None = None) -> Inputs:
+    """The inputs of a task, with the directory beside the sources."""
+    return Inputs(sources, sources.parent / "directory.db", uploads or {})
+
+
 def attempt(
     handler: Handler[Any, Any, Any],
     params: dict[str, Any],
@@ -102,11 +107,11 @@ def attempt(
     pause_at: int | None = None,
 ) -> Attempt:
     """Run a handler once, its params checked and stored as a start would, its result as a completion would."""
-    checked, inputs = handler.params.check(params), Inputs(sources, uploads or {})
+    checked, given = handler.params.check(params), inputs(sources, uploads)
     for check in handler.checks:
-        check(checked, inputs)
+        check(checked, given)
     stored = handler.params.load(handler.params.encode(checked))
-    task = FakeTask(handler, stored, folder, inputs, start, pause_at)
+    task = FakeTask(handler, stored, folder, given, start, pause_at)
     try:
         result = handler.run(task)
     except Paused:

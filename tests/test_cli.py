@@ -68,7 +68,7 @@ def test_every_flag_names_its_variable_and_default(command: str) -> None:
         if flag == name.lower().replace("_", "-")
     }
 
-    assert flagged.keys() == Config.model_fields.keys() - {"jwt_secret", "database_url"} | {"config"}
+    assert flagged.keys() == Config.model_fields.keys() - {"jwt_secret", "database_url", "directory_url"} | {"config"}
     defaults = Config.load({}, {})
     for field in ("host", "port", "drain_s", "log_level"):
         assert flagged[field] == str(getattr(defaults, field)).removesuffix(".0")
@@ -87,6 +87,7 @@ def test_config_prints_what_is_in_force_and_why(tmp_path: Path) -> None:
         "INTERMISSION_PORT=9000": "flag --port",
         f"INTERMISSION_DATA_DIR={tmp_path}/var": "default",
         f"INTERMISSION_DATABASE_URL=sqlite:///{tmp_path}/var/intermission.db": "default",
+        f"INTERMISSION_DIRECTORY_URL=sqlite:///{tmp_path}/var/directory.db": "default",
         "# INTERMISSION_JWT_SECRET=": "default",
         "INTERMISSION_MAX_RUNNING=3": "file max_running (in our.toml)",
         "INTERMISSION_MAX_UPLOADS=1000": "default",

@@ -35,6 +35,7 @@ def test_defaults_work_with_nothing_set(tmp_path: Path, monkeypatch: pytest.Monk
     assert (config.host, config.port, config.jwt_secret, config.handlers) == ("127.0.0.1", 8080, None, ())
     assert config.data_dir == tmp_path / "var"
     assert config.database_path == tmp_path / "var" / "intermission.db"
+    assert config.directory_path == tmp_path / "var" / "directory.db"
     assert config.sources_dir == tmp_path / "var" / "sources"
     assert config.tasks_dir == tmp_path / "var" / "tasks"
     assert (config.max_running, config.drain_s, config.log_level) == (6, 8.0, "info")
@@ -57,6 +58,7 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
             "INTERMISSION_PORT": "0",
             "INTERMISSION_DATA_DIR": str(tmp_path),
             "INTERMISSION_DATABASE_URL": f"sqlite:///{tmp_path}/a%20b.db",
+            "INTERMISSION_DIRECTORY_URL": f"sqlite:///{tmp_path}/teams.db",
             "INTERMISSION_JWT_SECRET": SECRET,
             "INTERMISSION_MAX_RUNNING": "1",
             "INTERMISSION_MAX_UPLOADS": "2",
@@ -72,7 +74,7 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
 
     assert config.jwt_secret is not None
     assert config.jwt_secret.get_secret_value() == SECRET
-    assert config.model_dump(exclude={"jwt_secret", "database_url"}) == {
+    assert config.model_dump(exclude={"jwt_secret", "database_url", "directory_url"}) == {
         "host": "0.0.0.0",  # noqa: S104 -- nothing listens here
         "port": 0,
         "data_dir": tmp_path,
@@ -86,6 +88,7 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
         "log_format": "json",
     }
     assert config.database_path == tmp_path / "a b.db"
+    assert config.directory_path == tmp_path / "teams.db"
 
 
 def test_flags_beat_environment_beats_file_beats_defaults(file: Path) -> None:
@@ -145,6 +148,7 @@ def test_a_bad_value_is_refused_by_name(name: str, value: str, expected: str) ->
     assert complaint({f"INTERMISSION_{name}": value}) == (f"INTERMISSION_{name}: must be {expected}, not {value!r}",)
 
 
+@pytest.mark.parametrize("setting", ["DATABASE_URL", "DIRECTORY_URL"])
 @pytest.mark.parametrize(
     "url",
     [
@@ -158,10 +162,25 @@ def test_a_bad_value_is_refused_by_name(name: str, value: str, expected: str) ->
         "sqlite:////var/x%00.db",
     ],
 )
-def test_a_bad_database_url_is_refused_unshown(url: str) -> None:
+def test_a_bad_database_url_is_refused_unshown(setting: str, url: str) -> None:
     """A URL may hold a password, so the complaint does not repeat it."""
-    assert complaint({"INTERMISSION_DATABASE_URL": url}) == (
-        "INTERMISSION_DATABASE_URL: must be sqlite:/// and the path of a file",
+    assert complaint({f"INTERMISSION_{setting}": url}) == (
+        f"INTERMISSION_{setting}: must be sqlite:/// and the path of a file",
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"DATABASE_URL": "sqlite:////x/a.db", "DIRECTORY_URL": "sqlite:////x/./a.db"}, "DIRECTORY_URL"),
+        ({"DATA_DIR": "/x", "DIRECTORY_URL": "sqlite:////x/intermission.db"}, "DIRECTORY_URL"),
+        ({"DATA_DIR": "/x", "DATABASE_URL": "sqlite:////x/directory.db"}, "DATABASE_URL"),
+    ],
+)
+def test_the_directory_is_not_the_servers_own_database(settings: dict[str, str], named: str) -> None:
+    """Children write the directory; the server's own database is the server's alone."""
+    assert complaint({f"INTERMISSION_{name}": value for name, value in settings.items()}) == (
+        f"INTERMISSION_{named}: the directory and the server's own database must be two files",
     )
 
 

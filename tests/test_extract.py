@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_task import FakeTask, Saved, attempt
+from fake_task import FakeTask, Saved, attempt, inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intermission.handlers import Fatal, Invalid, csvrows
 from intermission.handlers.extract import extract
 from intermission.handlers.filters import compile_condition
-from intermission.handlers.inputs import Inputs
 from intermission.handlers.sources import Source, list_sources
 
 BOM = b"\xef\xbb\xbf"
@@ -84,7 +83,7 @@ class Bench:
         """With what words a task over this source fails, once it runs."""
         path = self.source(name, data)
         checked = extract.params.check({"source": name})
-        task = FakeTask(extract, checked, self.folder(), Inputs(path.parent))
+        task = FakeTask(extract, checked, self.folder(), inputs(path.parent))
         with pytest.raises(Fatal) as caught:
             extract.run(task)
         task.close()
@@ -578,7 +577,7 @@ def test_a_record_at_the_limit_is_copied(bench: Bench) -> None:
 def test_what_was_written_before_the_broken_line_stays_at_its_checkpoint(bench: Bench) -> None:
     """The last checkpoint of a failed task is just before the batch that broke."""
     path = bench.source("rows", b"a,b\n1,2\n33,4\n" + b"5" * 40)
-    task = FakeTask(extract, extract.params.check({"source": "rows"}), bench.folder(), Inputs(path.parent))
+    task = FakeTask(extract, extract.params.check({"source": "rows"}), bench.folder(), inputs(path.parent))
     with pytest.raises(Fatal, match="line 4 of rows"):
         extract.run(task)
     task.close()
@@ -593,7 +592,7 @@ def test_a_source_that_changed_between_attempts_fails_the_task(bench: Bench, cha
     folder = bench.folder()
     paused = attempt(extract, {"source": "rows"}, folder, sources=bench.sources, pause_at=2)
     alter(path, change)
-    task = FakeTask(extract, extract.params.check({"source": "rows"}), folder, Inputs(bench.sources), paused.saved[-1])
+    task = FakeTask(extract, extract.params.check({"source": "rows"}), folder, inputs(bench.sources), paused.saved[-1])
     with pytest.raises(Fatal) as caught:
         extract.run(task)
     task.close()
@@ -616,7 +615,7 @@ def test_a_source_that_changes_while_it_is_read_fails_the_task(bench: Bench, cha
             if len(self.saved) == 2:
                 alter(path, change)
 
-    task = Meddled(extract, extract.params.check({"source": "rows"}), bench.folder(), Inputs(bench.sources))
+    task = Meddled(extract, extract.params.check({"source": "rows"}), bench.folder(), inputs(bench.sources))
     with pytest.raises(Fatal, match="changed since this task began to read it"):
         extract.run(task)
     task.close()
@@ -642,7 +641,7 @@ def test_a_column_that_went_between_start_and_launch_fails_the_task(bench: Bench
     path = bench.source("rows", FLIGHTS)
     params = extract.params.check({"source": "rows", "columns": ["carrier"]})
     path.write_bytes(b"year,carriers\n2013,UA\n")
-    task = FakeTask(extract, params, bench.folder(), Inputs(bench.sources))
+    task = FakeTask(extract, params, bench.folder(), inputs(bench.sources))
     with pytest.raises(Fatal, match="no column 'carrier'; did you mean 'carriers'"):
         extract.run(task)
     task.close()

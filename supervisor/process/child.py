@@ -352,7 +352,7 @@ class LiveTask(Task[Any, Any]):
 
 def _inputs(begin: wire.Begin) -> Inputs:
     uploads = (Upload(u.id, Path(u.path), u.filename, u.media_type, u.size_bytes, u.sha256) for u in begin.uploads)
-    return Inputs(Path(begin.sources), {upload.id: upload for upload in uploads})
+    return Inputs(Path(begin.sources), Path(begin.directory), {upload.id: upload for upload in uploads})
 
 
 _DIRTY: Final = wire.encode(wire.Dirty())

@@ -53,6 +53,7 @@ class Begin(_Message, frozen=True):
     attempt: int
     folder: str
     sources: str
+    directory: str
     uploads: list["UploadFile"]
     params: str
     state: str | None
