@@ -1,16 +1,20 @@
-"""Which rows a client wants: conditions on cells, compiled once to functions of a cell."""
+"""Which rows a client wants: conditions, compiled once to functions of a cell (CSV) or of a value (JSON Lines)."""
 
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, time
 from functools import lru_cache
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
+Value = str | int | float | None
+"""A value of JSON as conditions see it; None stands for whatever is neither a string nor a number."""
 Test = Callable[[str], bool]
+ValueTest = Callable[[Value], bool]
 
 _EXACT: Final = 2.0**53
 """From here on two integers may be the same float."""
@@ -22,6 +26,7 @@ _MOMENT: Final = re.compile(
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?",
     re.ASCII,
 )
+_COMMON: Final = {frozenset(["integer", "number"]): "number", frozenset(["date", "datetime"]): "datetime"}
 _MISSING: Final = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"})
 
 
@@ -52,7 +57,11 @@ def _not_empty(condition: _Operators) -> _Operators:
 
 
 Condition = Annotated[_Operators, AfterValidator(_not_empty), Field(json_schema_extra={"minProperties": 1})]
-"""What a cell must be; all of several must hold. Numbers compare with the number in a cell, strings with its text."""
+"""What a cell or value must be; all of several must hold.
+
+Of CSV, numbers compare with the number in a cell and strings with its text. Of JSON Lines, numbers compare with numbers
+and strings with strings: nothing else ever meets a condition.
+"""
 
 
 def number(cell: str) -> int | float | None:
@@ -95,6 +104,18 @@ def compile_condition(condition: Condition) -> Iterator[Test]:
         yield _above(condition["gt"])
 
 
+def compile_value_condition(condition: Condition) -> Iterator[ValueTest]:
+    """The tests that a value of JSON must all pass."""
+    if "eq" in condition:
+        yield frozenset([condition["eq"]]).__contains__  # a string is no number, and 5 is 5.0
+    if "in" in condition:
+        yield frozenset(condition["in"]).__contains__
+    if "lt" in condition:
+        yield _compares(operator.gt, condition["lt"])
+    if "gt" in condition:
+        yield _compares(operator.lt, condition["gt"])
+
+
 def compile_dates(from_date: str | None, to_date: str | None) -> Test:
     """A test for a date or date-time between two others, both included. A cell that is neither does not pass."""
     lower = (moment(from_date) if from_date else None) or datetime.min.replace(tzinfo=UTC)
@@ -108,20 +129,17 @@ def compile_dates(from_date: str | None, to_date: str | None) -> Test:
     return test
 
 
-def sift(rows: Iterable[Sequence[str]], at: int, test: Test) -> Iterator[Sequence[str]]:
-    """The rows whose cell at this index passes."""
-    return (row for row in rows if test(row[at]))
+def guess_value_type(values: Iterable[Value]) -> str:
+    """As `guess_type`, of values of JSON: a string is text or a moment, whatever its digits; ``json`` is a mixture."""
+    kinds = {_value_kind(value) for value in values}
+    return _COMMON.get(frozenset(kinds)) or (kinds.pop() if len(kinds) == 1 else "json")
 
 
 def guess_type(cells: Iterable[str]) -> str:
     """What a column holds, by some of its cells: ``integer``, ``number``, ``date``, ``datetime`` or ``text``."""
     known = [cell for cell in cells if cell not in _MISSING]
     kinds = {_kind(cell) for cell in known}
-    if kinds == {"integer", "number"}:
-        return "number"
-    if kinds == {"date", "datetime"}:
-        return "datetime"
-    return kinds.pop() if len(kinds) == 1 else "text"
+    return _COMMON.get(frozenset(kinds)) or (kinds.pop() if len(kinds) == 1 else "text")
 
 
 def _kind(cell: str) -> str:
@@ -132,6 +150,14 @@ def _kind(cell: str) -> str:
     if moment(cell) is None:
         return "text"
     return "date" if _DATE.fullmatch(cell) else "datetime"
+
+
+def _value_kind(value: Value) -> str:
+    if value is None:
+        return "json"
+    if isinstance(value, str):
+        return "text" if moment(value) is None else _kind(value)
+    return "integer" if isinstance(value, int) or value.is_integer() else "number"
 
 
 def _exact(cell: str) -> int | float | None:
@@ -149,6 +175,11 @@ def _one_of(operands: Sequence[str | float]) -> Test:
     if not numbers:
         return texts.__contains__  # C's own comparison: half the price of a lambda, and it is paid for every row
     return lambda cell: cell in texts or number(cell) in numbers
+
+
+def _compares(holds: Callable[[Any, Any], bool], operand: str | float) -> ValueTest:
+    kinds = (str,) if isinstance(operand, str) else (int, float)
+    return lambda value: isinstance(value, kinds) and holds(operand, value)
 
 
 def _below(operand: str | float) -> Test:

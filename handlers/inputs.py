@@ -4,13 +4,22 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+Format = Literal["csv", "jsonl", "json"]
+
 CONTENT: Final = "content"
 """The output in which an upload's bytes are."""
+_ENDINGS: Final[Mapping[str, Format]] = {"csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "json": "json"}
+_MEDIA_TYPES: Final[Mapping[str, Format]] = {
+    "application/jsonl": "jsonl",
+    "application/x-jsonlines": "jsonl",
+    "application/x-ndjson": "jsonl",
+    "application/json": "json",
+}
 _PREFIX: Final = "upload:"
 _REFERENCE: Final = re.compile(_PREFIX + r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
@@ -45,6 +54,12 @@ class Upload:
     size_bytes: int
     sha256: str
     """Lower-case hexadecimal."""
+
+    @property
+    def format(self) -> Format:
+        """How its rows are written: as the ending of its file name says, else as its media type does, else CSV."""
+        ending = (self.filename or "").rpartition(".")[2].lower()
+        return _ENDINGS.get(ending) or _MEDIA_TYPES.get(self.media_type.partition(";")[0].strip().lower(), "csv")
 
 
 @dataclass(frozen=True, slots=True)

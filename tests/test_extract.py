@@ -18,7 +18,7 @@ from fake_task import FakeTask, Saved, attempt, inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intermission.handlers import Fatal, Invalid, csvrows
+from intermission.handlers import Fatal, Invalid, records
 from intermission.handlers.extract import extract
 from intermission.handlers.filters import compile_condition
 from intermission.handlers.sources import Source, list_sources
@@ -99,7 +99,7 @@ def bench(tmp_path: Path) -> Bench:
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint after nearly every record."""
-    monkeypatch.setattr(csvrows, "BATCH_BYTES", 1)
+    monkeypatch.setattr(records, "BATCH_BYTES", 1)
 
 
 # The oracle: the plain csv module over the whole file at once, and quoting by hand.
@@ -226,7 +226,7 @@ def test_any_pauses_of_any_source_leave_no_trace(
     if unwanted is not None:
         params |= {"where": {"c0": {"gt": unwanted}}}
     with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(csvrows, "BATCH_BYTES", batch_bytes)
+        patch.setattr(records, "BATCH_BYTES", batch_bytes)
         bench = Bench(Path(root))
         bench.source("rows", data)
         run_with_stops(bench, params, stops)
@@ -503,15 +503,15 @@ def test_links_folders_and_pipes_are_no_sources(bench: Bench) -> None:
         )
     for name in ("folder", "pipe"):
         assert bench.faults(name)["/source"] == f"the source {name} is not a regular file"
-    assert [source.name for source in list_sources(bench.sources)] == ["rows"]
+    assert [source.name for source in list_sources(inputs(bench.sources), "", 100)] == ["rows"]
 
 
 # What fails a running task.
 
-LONG = b"x" * csvrows.MAX_RECORD_BYTES
+LONG = b"x" * records.MAX_RECORD_BYTES
 
 
-@pytest.mark.parametrize("batch_bytes", [8, 64, csvrows.BATCH_BYTES])
+@pytest.mark.parametrize("batch_bytes", [8, 64, records.BATCH_BYTES])
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -547,7 +547,7 @@ def test_a_broken_source_fails_with_the_line_and_the_reason(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, batch_bytes: int, data: bytes, message: str
 ) -> None:
     """Whatever the batches; the line of a record is its first, that of a byte its own."""
-    monkeypatch.setattr(csvrows, "BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(records, "BATCH_BYTES", batch_bytes)
     assert bench.fatal("rows", data) == message
 
 
@@ -562,13 +562,13 @@ def test_a_missing_quote_does_not_read_the_whole_source(bench: Bench, monkeypatc
 
     monkeypatch.setattr(os, "pread", watched)
     bench.fatal("rows", b'a\n1\n"' + b"x\n" * (4 << 20))
-    assert max(sizes) == csvrows.MAX_RECORD_BYTES
-    assert sum(sizes) < 3 * csvrows.MAX_RECORD_BYTES
+    assert max(sizes) == records.MAX_RECORD_BYTES
+    assert sum(sizes) < 3 * records.MAX_RECORD_BYTES
 
 
 def test_a_record_at_the_limit_is_copied(bench: Bench) -> None:
     """1 MiB with its line's end is not too long, with other records before and after, nor is a cell of that size."""
-    data = b"a,b\n1,2\n" + b"x," + b"y" * (csvrows.MAX_RECORD_BYTES - 3) + b"\n3,4\n"
+    data = b"a,b\n1,2\n" + b"x," + b"y" * (records.MAX_RECORD_BYTES - 3) + b"\n3,4\n"
     bench.source("rows", data)
     assert bench.run() == data
 
@@ -658,7 +658,7 @@ def test_sources_are_listed_with_columns_and_types(bench: Bench) -> None:
     bench.source("broken", b"a,\xff\n")
     (bench.sources / "notes.txt").write_bytes(b"a,b\n")
     (bench.sources / "two words.csv").write_bytes(b"a,b\n")
-    found = {source.name: source for source in list_sources(bench.sources)}
+    found = {source.name: source for source in list_sources(inputs(bench.sources), "", 100)}
     assert list(found) == ["a-b", "broken", "empty", "flights"]
     assert columns(found["a-b"]) == [
         ("n", "integer"), ("x,y", "number"), ("d", "date"), ("gone", "text"), ("word", "text"),
@@ -666,7 +666,7 @@ def test_sources_are_listed_with_columns_and_types(bench: Bench) -> None:
     assert columns(found["flights"]) == [
         ("year", "integer"), ("carrier", "text"), ("distance", "number"), ("time_hour", "datetime"),
     ]  # fmt: skip
-    assert found["empty"] == Source("empty", 0)
+    assert found["empty"] == Source("empty", "csv", 0)
     assert found["broken"].error == "line 1: not UTF-8: invalid start byte (0xff, byte 3 of the line)"
     assert found["flights"].size_bytes == len(FLIGHTS)
 
@@ -678,4 +678,4 @@ def columns(source: Source) -> list[tuple[str, str]]:
 
 def test_no_folder_no_sources(tmp_path: Path) -> None:
     """A folder that nobody made is an empty list, not an error."""
-    assert list_sources(tmp_path / "none") == []
+    assert list_sources(inputs(tmp_path / "none"), "", 100) == []

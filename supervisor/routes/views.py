@@ -23,6 +23,7 @@ from intermission.state.models import (
 from intermission.supervisor.usage import ChildView
 
 Json = dict[str, Any]
+_OURS: Final = {"jsonl": "application/jsonl", "log": "text/plain"}  # which this machine may know or not
 _PACKED: Final = {"gzip": "application/gzip"}
 
 
@@ -150,6 +151,7 @@ def stored(text: str) -> msgspec.Raw:
 def media_type(name: str) -> str:
     """What a file's name says that it is; of a packed one, how it is packed."""
     kind, packing = mimetypes.guess_type(name)
+    kind = _OURS.get(name.rpartition(".")[2], kind)
     if packing is not None:
         kind = _PACKED.get(packing)
     return kind or "application/octet-stream"
