@@ -6,6 +6,7 @@ import json
 import os
 import re
 import typing
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 
 from intermission.handlers.body import BodyInfo
 from intermission.handlers.inputs import Inputs
-from intermission.handlers.schema import Schema
+from intermission.handlers.schema import Invalid, Schema
 
 P = TypeVar("P")
 S = TypeVar("S")
@@ -158,6 +159,8 @@ class Handler(Generic[P, S, R]):
     pause_grace_s: float
     stall_after_s: float | None
     max_running: int | None
+    body: str | None
+    """The field of the params that takes a file which is the body of a start, kept as an upload."""
     stream: bool = False
     checks: list[Check[P]] = field(default_factory=list)
     references: list[References[P]] = field(default_factory=list)
@@ -230,6 +233,7 @@ def handler(
     stall_after_s: float | None = None,
     max_running: int | None = None,
     stream: bool = False,
+    body: str | None = None,
 ) -> Callable[[Run[P, S, R]], Handler[P, S, R]]:
     """Declare the service that a function does the work of.
 
@@ -238,6 +242,7 @@ def handler(
     The work of a ``stream`` service is the body of the requests that start and resume it (`Task.body`).
     Its Params are `BodyInfo`, and its State has ``received: int = 0``.
 
+    With ``body``, a start whose body is a file has it as ``upload:<id>`` in that field, and every other by default.
     Raises ValueError or TypeError, when the module is imported, for a declaration that cannot work.
     """
     if not _NAME.fullmatch(service) or service in RESERVED:
@@ -265,6 +270,7 @@ def handler(
             stall_after_s=stall_after_s,
             max_running=max_running,
             stream=stream,
+            body=_body(function, body, Schema(params)),
         )
 
     return declare
@@ -278,6 +284,16 @@ def output_path(folder: Path, name: str) -> Path:
         )
         raise ValueError(message)
     return folder / name
+
+
+def _body(function: Run[P, S, R], field: str | None, params: Schema[P]) -> str | None:
+    if field is not None:
+        try:
+            params.check({field: f"upload:{uuid.UUID(int=0)}"})
+        except Invalid as error:
+            message = f"{function.__qualname__}: params of nothing but an upload in {field!r} do not fit ({error})"
+            raise TypeError(message) from None
+    return field
 
 
 def _types(function: Run[P, S, R]) -> tuple[type[P], type[S], type[R]]:

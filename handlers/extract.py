@@ -157,8 +157,7 @@ def _table(source: OpenSource) -> Table[Any]:
 
 def _extract(task: Task[Params, State], source: OpenSource) -> Result:
     params, state = task.params, task.state
-    if state.fingerprint not in {None, source.fingerprint}:
-        raise Fatal(_changed(source))
+    source.require_unchanged(since=state.fingerprint)
     try:
         table = _table(source)
         if faults := _faults(params, table):  # the source was another when `check` looked at it
@@ -174,8 +173,7 @@ def _extract(task: Task[Params, State], source: OpenSource) -> Result:
         table.rows.seek(state.offset, state.line)
         _copy_rows(task, source, table.rows, writer)
     except Broken:
-        if source.changed():
-            raise Fatal(_changed(source)) from None
+        source.require_unchanged()
         raise
     return Result(name, state.rows_written, out.length(), state.rows_read)
 
@@ -189,10 +187,5 @@ def _copy_rows(task: Task[Params, State], source: OpenSource, rows: Records[Any]
             continue  # not one record was whole, and the next batch is larger
         state.offset, state.line = rows.offset, rows.line
         state.rows_read, state.rows_written = read + rows.rows, state.rows_written + written
-        if source.changed():  # so what is saved was read from one and the same source
-            raise Fatal(_changed(source))
+        source.require_unchanged()  # so what is saved was read from one and the same source
         task.checkpoint(done=state.offset, total=size, unit="bytes")
-
-
-def _changed(source: OpenSource) -> str:
-    return f"the source {source.name} changed since this task began to read it; terminate this task and start it again"

@@ -8,11 +8,7 @@ from typing import Any, Final
 
 from intermission.handlers.base import Handler
 
-BUILT_IN: Final = (
-    "intermission.handlers.counter",
-    "intermission.handlers.extract",
-    "intermission.handlers.upload",
-)
+BUILT_IN: Final = tuple(f"intermission.handlers.{name}" for name in ("counter", "csv_log", "extract", "upload"))
 AnyHandler = Handler[Any, Any, Any]
 
 

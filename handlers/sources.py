@@ -51,9 +51,11 @@ class OpenSource:
         """Its records, from the first; of one that is JSON Lines."""
         return JsonRows(self.descriptor, self.size_bytes)
 
-    def changed(self) -> bool:
-        """Whether it was written to since it was opened."""
-        return _fingerprint(os.fstat(self.descriptor)) != self.fingerprint
+    def require_unchanged(self, since: str | None = None) -> None:
+        """Raise `SourceError` if it was written to since it was opened, or since it had this fingerprint."""
+        if _fingerprint(os.fstat(self.descriptor)) != self.fingerprint or since not in {None, self.fingerprint}:
+            message = "changed since this task began to read it; terminate this task and start it again"
+            raise SourceError(f"the source {self.name} {message}")
 
 
 @dataclass(frozen=True, slots=True)

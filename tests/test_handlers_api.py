@@ -69,6 +69,35 @@ def declared(**options: Any) -> Handler[Params, Place, dict[str, int]]:
 # Declarations.
 
 
+def test_a_body_that_is_a_file_goes_into_a_field_of_the_params() -> None:
+    """It is named in the declaration; without one a service takes no files."""
+    assert declared(body="text").body == "text"
+    assert declared().body is None
+
+
+@pytest.mark.parametrize(("field", "reason"), [("file", "/file: Unknown field"), ("n", "/n: Input should be a valid")])
+def test_a_body_for_a_field_that_cannot_take_it_is_refused(field: str, reason: str) -> None:
+    """One that there is not, one of another type: when the module is imported."""
+    with pytest.raises(TypeError, match=rf"params of nothing but an upload in '{field}' do not fit \({reason}"):
+        declared(body=field)
+
+
+def test_a_body_whose_params_need_more_is_refused() -> None:
+    """A start with nothing but a file could never be accepted."""
+
+    @dataclass
+    class Needy:
+        file: str
+        team: str
+
+    def toy(task: Task[Needy, Place]) -> int:
+        return task.state.at
+
+    toy.__annotations__["task"] = Task[Needy, Place]
+    with pytest.raises(TypeError, match="/team: "):
+        handler("toy", body="file")(toy)
+
+
 @pytest.mark.parametrize(
     "name", ["", "Upload", "9lives", "a-b", "a/b", "a.b", "_a", "é", "a\n", "a" * 64, *sorted(RESERVED)]
 )

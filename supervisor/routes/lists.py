@@ -31,12 +31,22 @@ async def page(
         statuses=_statuses(values.get("status", [])),
         labels=_labels(values.get("label", [])),
         before=_cursor(values),
-        limit=requests.integer(values, "limit", _DEFAULT_LIMIT, 1, _MAX_LIMIT),
+        limit=limit(values),
     )
     if request[CALLER].scope not in (None, user):  # somebody else's tasks: as if there were none
         return requests.answer(request, {"items": [], "next": None})
     found = await request.app[SUPERVISOR].store.find(query)
     return requests.answer(request, {"items": [views.task_item(task) for task in found.items], "next": found.next})
+
+
+def limit(values: dict[str, list[str]]) -> int:
+    """How many items a page may have. Raises `Problem` (422)."""
+    return requests.integer(values, "limit", _DEFAULT_LIMIT, 1, _MAX_LIMIT)
+
+
+def no_cursor() -> Problem:
+    """A cursor that no page has given."""
+    return _misfit("cursor", "Must be the next of the page before")
 
 
 def _statuses(given: list[str]) -> frozenset[Status]:
@@ -61,7 +71,7 @@ def _cursor(values: dict[str, list[str]]) -> str | None:
     try:
         return requests.task_id(values["cursor"][0])
     except UnknownTaskError:
-        raise _misfit("cursor", "Must be the next of the page before") from None
+        raise no_cursor() from None
 
 
 def _misfit(parameter: str, detail: str) -> Problem:
