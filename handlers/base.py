@@ -241,8 +241,9 @@ def handler(
     dataclasses, pydantic models or anything that pydantic can check; State must be constructible without arguments.
     The work of a ``stream`` service is the body of the requests that start and resume it (`Task.body`).
     Its Params are `BodyInfo`, and its State has ``received: int = 0``.
+    Where ``body`` names a field of the params, a start may have a file as its body: it is kept as an upload, and the
+    params are ``upload:<id>`` in that field and the defaults of all others.
 
-    With ``body``, a start whose body is a file has it as ``upload:<id>`` in that field, and every other by default.
     Raises ValueError or TypeError, when the module is imported, for a declaration that cannot work.
     """
     if not _NAME.fullmatch(service) or service in RESERVED:

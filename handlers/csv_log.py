@@ -67,22 +67,19 @@ def _(params: Params) -> Mapping[str, str]:
 def _(params: Params, inputs: Inputs) -> None:
     try:
         with open_source(inputs, params.source) as source:
-            _header(source, source.csv_rows())
+            _header(source.csv_rows())
     except (SourceError, Broken) as error:
         raise Invalid([Fault("/source", str(error))]) from None
 
 
-def _header(source: OpenSource, rows: CsvRows) -> list[str]:
-    """The header, with the place behind it. Raises `SourceError` for a source that is not CSV."""
-    if source.format != "csv":
-        raise SourceError(f"the source {source.name} is JSON Lines, and this service reads CSV")
+def _header(rows: CsvRows) -> list[str]:
     return next(iter(rows.take(1)), [])
 
 
 def _log(task: Task[Params, State], source: OpenSource) -> Result:
     state, rows = task.state, source.csv_rows()
     source.require_unchanged(since=state.fingerprint)
-    width = len(_header(source, rows))
+    width = len(_header(rows))
     if state.fingerprint is None:
         state.offset, state.line, state.fingerprint = rows.offset, rows.line, source.fingerprint
     rows.seek(state.offset, state.line)

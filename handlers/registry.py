@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from intermission.handlers.base import Handler
 
-BUILT_IN: Final = tuple(f"intermission.handlers.{name}" for name in ("counter", "csv_log", "extract", "upload"))
+BUILT_IN: Final = tuple(f"intermission.handlers.{name}" for name in ("counter", "csv_log", "extract", "team", "upload"))
 AnyHandler = Handler[Any, Any, Any]
 
 

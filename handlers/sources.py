@@ -21,7 +21,8 @@ from intermission.handlers.jsonrows import JsonRows, is_null, keys
 from intermission.handlers.records import Broken
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,127}", re.ASCII)
-_FORMATS: Final[tuple[Format, ...]] = ("csv", "jsonl")
+_FORMATS: Final[dict[Format, str]] = {"csv": "CSV", "jsonl": "JSON Lines", "json": "a JSON document"}
+_ENDINGS: Final[tuple[Format, ...]] = ("csv", "jsonl")
 SAMPLE_ROWS: Final = 100
 """How many of its first records say which columns a JSON Lines source has, and what is in those of any source."""
 _UPLOADS: Final = "upload:"
@@ -44,11 +45,17 @@ class OpenSource:
     fingerprint: str
 
     def csv_rows(self) -> CsvRows:
-        """Its records, from the first; of one that is CSV."""
+        """Its records, from the first. Raises `SourceError` for one that is not CSV."""
+        if self.format != "csv":
+            raise SourceError(f"{self.name} is {_FORMATS[self.format]}, and this service reads CSV")
         return CsvRows(self.descriptor, self.size_bytes)
 
     def json_rows(self) -> JsonRows:
-        """Its records, from the first; of one that is JSON Lines."""
+        """Its records, from the first. Raises `SourceError` for one that is a document."""
+        if self.format != "jsonl":
+            raise SourceError(
+                f"{self.name} is {_FORMATS[self.format]}: send its rows as JSON Lines, an object on each line"
+            )
         return JsonRows(self.descriptor, self.size_bytes)
 
     def require_unchanged(self, since: str | None = None) -> None:
@@ -126,14 +133,14 @@ def _names(folder: Path) -> set[str]:
             name
             for entry in entries
             for name, dot, ending in [entry.name.rpartition(".")]
-            if ending in _FORMATS and _NAME.fullmatch(name) and entry.is_file(follow_symlinks=False)
+            if ending in _ENDINGS and _NAME.fullmatch(name) and entry.is_file(follow_symlinks=False)
         }
 
 
 def _find(folder: Path, name: str) -> tuple[Path, Format]:
     if not _NAME.fullmatch(name):
         raise SourceError(f"{quoted(name)} cannot be a source's name, which has letters, digits, '_' and '-'")
-    found = [(path, form) for form in _FORMATS if os.path.lexists(path := folder / f"{name}.{form}")]
+    found = [(path, form) for form in _ENDINGS if os.path.lexists(path := folder / f"{name}.{form}")]
     match found:
         case []:
             raise SourceError(f"no source is named {name!r}" + suggestion(name, sorted(_names(folder))))
@@ -151,8 +158,6 @@ def _find_upload(inputs: Inputs, name: str) -> tuple[Path, Format]:
         upload = inputs.upload(name)
     except LookupError as error:
         raise SourceError(str(error)) from None
-    if upload.format not in _FORMATS:
-        raise SourceError(f"{name} is a JSON document: send rows as CSV or as JSON Lines, an object on each line")
     return upload.path, upload.format
 
 

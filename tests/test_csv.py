@@ -73,7 +73,7 @@ def test_an_upload(tmp_path: Path) -> None:
     [
         ("../rows", "'../rows' cannot be a source's name"),
         ("none", "no source is named 'none'"),
-        ("objects", "the source objects is JSON Lines, and this service reads CSV"),
+        ("objects", "objects is JSON Lines, and this service reads CSV"),
         ("broken", "line 1: a quote that is never closed"),
         ("upload:x", "'upload:x' names no upload"),
     ],

@@ -350,7 +350,7 @@ def test_the_ending_then_the_media_type_say_what_an_upload_is(
         ("upload:nonsense", "'upload:nonsense' names no upload: write upload: and the id of a completed upload"),
         ("upload:../../etc/passwd", "'upload:../../etc/passwd' names no upload: "),
         (f"upload:{UPLOAD_ID[:-1]}0", f"there is no upload:{UPLOAD_ID[:-1]}0"),
-        (f"upload:{UPLOAD_ID}", f"upload:{UPLOAD_ID} is a JSON document: send rows as CSV or as JSON Lines"),
+        (f"upload:{UPLOAD_ID}", f"upload:{UPLOAD_ID} is a JSON document: send its rows as JSON Lines"),
     ],
 )
 def test_uploads_that_cannot_be_read(tmp_path: Path, name: str, message: str) -> None:

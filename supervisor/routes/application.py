@@ -4,7 +4,7 @@ from aiohttp import web
 
 from intermission.supervisor.config import Config
 from intermission.supervisor.core import Supervisor
-from intermission.supervisor.routes import extract, files, ops, services, streams, tasks
+from intermission.supervisor.routes import extract, files, ops, services, streams, tasks, team
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.auth import bearer
 from intermission.supervisor.routes.guard import guard, local_only
@@ -20,6 +20,6 @@ def make_app(supervisor: Supervisor, config: Config) -> web.Application:
     app[SUPERVISOR] = supervisor
     app[streams.LIMITS] = streams.Limits(config.max_upload_bytes, config.upload_idle_s)
     # The services' routes match any first part, so they come last.
-    for room in (ops, tasks, files, extract, services):
+    for room in (ops, tasks, files, extract, team, services):
         room.add(app)
     return app

@@ -1,0 +1,54 @@
+"""What the service ``team`` has beside the routes of every service: the list of the caller's teams."""
+
+import asyncio
+import re
+import sqlite3
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from intermission.handlers import directory
+from intermission.supervisor.routes import lists, requests, views
+from intermission.supervisor.routes.answers import SUPERVISOR
+from intermission.supervisor.routes.guard import CALLER
+from intermission.supervisor.routes.problems import Problem
+
+_READS: Final = web.AppKey("directory reads", asyncio.Semaphore)
+_READS_AT_ONCE: Final = 2
+"""A locked directory may hold up so many threads, and none that save checkpoints."""
+_CURSOR: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+_log = structlog.get_logger()
+
+
+def add(app: web.Application) -> None:
+    """Add the route."""
+    app[_READS] = asyncio.Semaphore(_READS_AT_ONCE)
+    app.router.add_get("/team/teams", teams)
+
+
+async def teams(request: web.Request) -> web.StreamResponse:
+    """One page of the caller's teams, the newest first."""
+    values = requests.query(request, "limit", "cursor")
+    limit, before = lists.limit(values), _before(values)
+    path, user = request.app[SUPERVISOR].places.directory, request[CALLER].user
+    try:
+        async with request.app[_READS]:
+            found = await asyncio.to_thread(directory.teams, path, user, before, limit + 1)
+    except sqlite3.Error as error:
+        _log.warning("the directory did not answer", error=str(error))
+        raise Problem(503, "directory", "the directory does not answer; try again") from None
+    following = str(found[limit - 1].id) if len(found) > limit else None
+    return requests.answer(request, {"items": [_team(one) for one in found[:limit]], "next": following})
+
+
+def _before(values: dict[str, list[str]]) -> int | None:
+    if "cursor" not in values:
+        return None
+    if not _CURSOR.fullmatch(values["cursor"][0]):
+        raise lists.no_cursor()
+    return int(values["cursor"][0])
+
+
+def _team(of: directory.Team) -> views.Json:
+    return {"name": of.name, "members": of.members, "task": of.task, "created_at": views.time(of.created_at)}
