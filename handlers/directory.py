@@ -6,6 +6,7 @@ before 3.51.3, two processes that write or checkpoint one WAL at the same instan
 """
 
 import errno
+import fcntl
 import os
 import sqlite3
 import time
@@ -133,16 +134,20 @@ class Directory:
     def __init__(self, path: Path, task: str, user: str) -> None:
         self._task = task
         self._user = user
+        # Who waits for SQLite's lock looks again now and then, and may find it taken for as long as another task runs:
+        # in front of it our own writers queue here, where the kernel wakes them.
+        self._queue = os.open(f"{path}-queue", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
         try:
             self._prepare()
         except BaseException:
-            self._connection.close()
+            self.close()
             raise
 
     def close(self) -> None:
         """Close it; what is not committed is undone."""
         self._connection.close()
+        os.close(self._queue)
 
     def position(self) -> Position | None:
         """How far the task is; None if it has added nothing yet."""
@@ -231,6 +236,7 @@ class Directory:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """One transaction, that either is there as a whole or leaves nothing."""
+        fcntl.flock(self._queue, fcntl.LOCK_EX)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
@@ -241,6 +247,8 @@ class Directory:
             if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
             raise
+        finally:
+            fcntl.flock(self._queue, fcntl.LOCK_UN)
 
 
 class _Batch:
