@@ -137,6 +137,7 @@ class Directory:
         # Who waits for SQLite's lock looks again now and then, and may find it taken for as long as another task runs:
         # in front of it our own writers queue here, where the kernel wakes them.
         self._queue = os.open(f"{path}-queue", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # people's addresses are nobody else's
         self._connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
         try:
             self._prepare()

@@ -509,7 +509,7 @@ def test_lists_are_pages_of_one_users_teams(root: Path) -> None:
     """The newest first; a directory that nobody has made yet is empty."""
     path = root / "directory.db"
     assert directory.teams(path, "local", None, 10) == []
-    path.touch()
+    path.touch(0o600)
     assert directory.teams(path, "local", None, 10) == []
     other(root, "local", [(f"t{n}", f"{m}@x") for n in range(5) for m in range(n + 1)])
     other(root, "eve", [("hers", "a@x")])
@@ -520,6 +520,12 @@ def test_lists_are_pages_of_one_users_teams(root: Path) -> None:
         ("t2", 3, "other"),
     ]
     assert [one.name for one in directory.teams(path, "local", page[-1].id, 3)] == ["t1", "t0"]
+
+
+def test_the_directory_is_its_owners_alone(root: Path) -> None:
+    """Wherever it stands: people's addresses are in it."""
+    other(root, "local", [("red", "a@x")])
+    assert {path.stat().st_mode & 0o777 for path in root.glob("directory.db*")} == {0o600}
 
 
 def test_a_directory_of_a_newer_version_is_left_alone(root: Path) -> None:
