@@ -167,6 +167,12 @@ class Handler(Generic[P, S, R]):
     cleans: list[Clean[P, S]] = field(default_factory=list)
     upgrades: dict[int, Upgrade] = field(default_factory=dict)
 
+    @property
+    def description(self) -> str:
+        """What the service does: the first paragraph of its function's docstring, as one line."""
+        paragraph = inspect.cleandoc(self.run.__doc__ or "").partition("\n\n")[0]
+        return " ".join(paragraph.split())
+
     def check(self, function: Check[P]) -> Check[P]:
         """Look at the params before a start is accepted; raise `Invalid` to refuse it.
 

@@ -7,6 +7,12 @@ from dataclasses import dataclass, is_dataclass
 from typing import Any, Final, Generic, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.json_schema import (
+    DEFAULT_REF_TEMPLATE,
+    GenerateJsonSchema,
+    JsonSchemaMode,
+    JsonSchemaWarningKind,
+)
 from pydantic_core import PydanticSerializationError
 
 T = TypeVar("T")
@@ -28,8 +34,11 @@ class Invalid(ValueError):  # noqa: N818 -- it reads as what it says: the input 
         self.faults = tuple(faults)
 
 
-_CONFIG: Final = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
-"""What a type gets where its author has decided nothing: no unknown fields, and NaN comes back from a checkpoint."""
+_CONFIG: Final = ConfigDict(
+    extra="forbid", ser_json_inf_nan="constants", json_schema_serialization_defaults_required=True
+)
+"""What a type gets where its author has decided nothing: no unknown fields, NaN comes back from a checkpoint, and what
+has a default is described as always there in what is written."""
 
 _DOUBLE_DIGITS: Final = 308
 """An integer of so many digits is surely within the range of a double."""
@@ -87,9 +96,33 @@ class Schema(Generic[T]):
             raise Unencodable(" ".join(str(error).split())) from None
         return text
 
-    def json_schema(self) -> dict[str, Any]:
-        """JSON Schema (2020-12) of what `decode` takes."""
-        return self._adapter.json_schema()
+    def json_schema(self, mode: JsonSchemaMode, refs: str = DEFAULT_REF_TEMPLATE) -> dict[str, Any]:
+        """JSON Schema (2020-12) of what `decode` takes (validation) or of what `encode` writes (serialization).
+
+        Types of its own are in ``$defs``, and referred to as ``refs`` says.
+        """
+        return self._adapter.json_schema(mode=mode, ref_template=refs, schema_generator=Describer)
+
+
+class Describer(GenerateJsonSchema):
+    """Says nothing of what JSON Schema has no words for, where pydantic would refuse the whole, or warn.
+
+    And it says of a mapping whose keys must match that no others are taken.
+    """
+
+    ignored_warning_kinds: set[JsonSchemaWarningKind] = {  # noqa: RUF012 -- as pydantic declares it
+        "skipped-choice",
+        "non-serializable-default",
+    }
+
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:  # noqa: ARG002
+        """Anything, as far as is known."""
+        return {}
+
+    def dict_schema(self, schema: Any) -> dict[str, Any]:
+        """Closed where there are patterns: JSON Schema's own rule is that these say nothing of the other keys."""
+        described = super().dict_schema(schema)
+        return {"additionalProperties": False, **described} if "patternProperties" in described else described
 
 
 def loads(text: bytes | str) -> Any:
@@ -135,8 +168,8 @@ def _closed(type_: type[T]) -> type[T]:
     """The type, refusing unknown fields where its author has not decided otherwise."""
     if not isinstance(cast("object", type_), type):
         return type_  # `int | None` is no class
-    if is_dataclass(type_) and not hasattr(type_, "__pydantic_config__"):
-        cast("Any", type_).__pydantic_config__ = _CONFIG
+    if is_dataclass(type_):
+        cast("Any", type_).__pydantic_config__ = _CONFIG | getattr(type_, "__pydantic_config__", ConfigDict())
     elif issubclass(type_, BaseModel):
         missing = {key: value for key, value in _CONFIG.items() if key not in type_.model_config}
         if missing:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from fake_task import attempt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, with_config
 
 from intermission.handlers import Handler, Invalid, Output, Retry, Task, handler
 from intermission.handlers.base import RESERVED, output_path
@@ -267,6 +267,24 @@ def test_models_are_as_strict_as_dataclasses() -> None:
     assert Schema(Open).decode('{"at": 1, "to": 2}') == Open(at=1)
 
 
+def test_what_an_author_decides_is_added_to() -> None:
+    """Configuring a dataclass for one thing does not open it for unknown fields."""
+
+    @with_config(title="Titled")
+    @dataclass
+    class Titled:
+        at: int = 0
+
+    @with_config(extra="ignore")
+    @dataclass
+    class Open:
+        at: int = 0
+
+    assert faults(Schema(Titled), '{"to": 2}').keys() == {"/to"}
+    assert Schema(Titled).json_schema("validation")["title"] == "Titled"
+    assert Schema(Open).decode('{"at": 1, "to": 2}') == Open(at=1)
+
+
 @pytest.mark.parametrize("schema", [Schema(Params), Schema(Model)])
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_a_state_keeps_what_json_has_no_number_for(schema: Schema[Any], number: float) -> None:
@@ -313,9 +331,57 @@ def test_results_need_not_be_classes(type_: Any) -> None:
 
 def test_the_json_schema_is_what_clients_may_send() -> None:
     """Defaults, and no other fields."""
-    described = Schema(Params).json_schema()
+    described = Schema(Params).json_schema("validation")
     assert described["additionalProperties"] is False
     assert described["properties"]["n"] == {"default": 0, "title": "N", "type": "integer"}
+
+
+def test_the_json_schema_of_what_is_written() -> None:
+    """What has a default may be left out by a client, and is always there in what is stored."""
+    assert "required" not in Schema(Place).json_schema("validation")
+    assert Schema(Place).json_schema("serialization")["required"] == ["at"]
+
+
+def test_a_json_schema_with_references_of_its_own() -> None:
+    """Types of a type are kept apart, and referred to as is said."""
+    described = Schema(Params).json_schema("validation", "#/elsewhere/{model}")
+    assert described["$defs"].keys() == {"Item"}
+    assert described["properties"]["items"]["items"] == {"$ref": "#/elsewhere/Item"}
+
+
+def test_a_json_schema_of_what_cannot_be_described() -> None:
+    """What JSON Schema has no words for is anything; keys that must match are the only ones."""
+
+    class Model(BaseModel):
+        call: Callable[[], int] = len
+        when: object = object()
+        best: float = math.inf
+        labels: dict[Annotated[str, Field(pattern="^[a-z]$")], int] = {}
+
+    properties = Schema(Model).json_schema("validation")["properties"]
+    assert "type" not in properties["call"]
+    assert "type" not in properties["when"]
+    assert properties["labels"]["additionalProperties"] is False
+    assert properties["labels"]["patternProperties"] == {"^[a-z]$": {"type": "integer"}}
+    json.dumps(properties)
+
+
+def test_a_services_description() -> None:
+    """The first paragraph of its docstring, as one line."""
+
+    @handler("described")
+    def described(task: Task[Params, Place]) -> None:
+        """Do what it does."""
+        raise NotImplementedError(task)
+
+    @handler("silent")
+    def silent(task: Task[Params, Place]) -> None:
+        raise NotImplementedError(task)
+
+    assert described.description == "Do what it does."
+    described.run.__doc__ = "Do what\n    it does.\n\n    And more of it.\n    "
+    assert described.description == "Do what it does."
+    assert silent.description == ""
 
 
 # Saved states and versions.
