@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
@@ -27,6 +28,8 @@ _FLAGS: Final = (
 )
 """Name, what stands for the value, default, help. The values themselves are checked in one place: `Config`."""
 
+_TOKEN_DAYS: Final = 30
+
 _MAIN_HELP: Final = """Long tasks you can pause: each one an operating-system process of its own, controlled over HTTP.
 
 \b
@@ -35,11 +38,20 @@ Examples:
   intermission serve --port 9000 --handlers acme.tasks
   INTERMISSION_MAX_RUNNING=1 intermission serve
   intermission config                         what is in force, and why
+  intermission token anna                     a token for the user anna, where a secret is set
 """
 
 _EPILOG: Final = """Flags win over the environment, the environment over the file, the file over defaults.
 INTERMISSION_JWT_SECRET, INTERMISSION_DATABASE_URL and INTERMISSION_DIRECTORY_URL have no flag: flags can be read by
 everybody on the machine."""
+
+_SIGNING_HELP: Final = """\b
+Examples:
+  export INTERMISSION_JWT_SECRET=$(openssl rand -hex 32)      for the server too: it is what makes tokens true
+  curl -H "Authorization: Bearer $(intermission token anna)" localhost:8080/tasks
+  intermission token root --admin --hours 1                   sees and controls everybody's tasks
+
+A token cannot be taken back before it ends, except all of them by another secret: give short lives to strong ones."""
 
 
 def _settings(command: _Command) -> _Command:
@@ -97,6 +109,33 @@ def config(**flags: str | None) -> None:
     width = max(len(line) for line, _ in lines)
     for line, origin in lines:
         click.echo(f"{line:<{width}}  # {origin.source} {origin.name}".rstrip())
+
+
+@main.command(epilog=_SIGNING_HELP)
+@click.argument("user")
+@click.option("--admin", is_flag=True, help="An administrator: sees and controls everybody's tasks.")
+@click.option("--days", metavar="N", type=click.IntRange(1, 3650), help="How long it is valid; 30 if nothing is said.")
+@click.option("--hours", metavar="N", type=click.IntRange(1, 87600), help="The same in hours.")
+@click.option("--config", "file", metavar="FILE", help="The server's TOML file, if the secret is there.")
+def token(user: str, *, admin: bool, days: int | None, hours: int | None, file: str | None) -> None:
+    """Print a token with which USER may ask a server that has the same INTERMISSION_JWT_SECRET."""
+    from intermission.supervisor import tokens
+    from intermission.supervisor.config import Config
+
+    if days is not None and hours is not None:
+        raise click.UsageError("give --days or --hours, not both")
+    with _complaints():
+        secret = Config.load({"config": file}, os.environ).jwt_secret
+    if secret is None:
+        raise click.UsageError(
+            "there is no secret to sign with: set INTERMISSION_JWT_SECRET to the server's, 32 bytes or more "
+            "(`openssl rand -hex 32` makes one). A server without a secret asks nobody for a token"
+        )
+    life_s = hours * 3600 if hours is not None else (days or _TOKEN_DAYS) * 86400
+    try:
+        click.echo(tokens.sign(secret.get_secret_value(), user, admin=admin, now=time.time(), life_s=life_s))
+    except tokens.TokenError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _line(field: str, value: object) -> str:

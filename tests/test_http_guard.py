@@ -12,13 +12,15 @@ from typing import Any, Final
 
 import pytest
 import pytest_asyncio
+from api_tools import NEVER, address, bare, filled, lines_of
 from harness import Answer, Json, Server, flawless, problem, until
+
+from intermission.supervisor import tokens
+from intermission.supervisor.routes import auth
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SECRET: Final = "a secret of the tests, thirty-two bytes and more"
-VERBS: Final = ("pause", "resume", "terminate")
-OF_A_TASK: Final = ("", "/attempts", "/events", "/log", "/files/lines.txt")
 EVERYWHERE: Final = (
     *("GET /health", "GET /health/ready", "GET /tasks", "POST /tasks", "POST /steps/start", "GET /steps/status"),
     *("POST /steps/terminate", "GET /nope", "GET /steps/start", "POST /nope/start", "GET /tasks/nope", "PUT /health"),
@@ -147,8 +149,13 @@ async def test_ipv6_loopback(tmp_path: Path) -> None:
 
 
 def token(header: Any = None, secret: str = SECRET, **claims: Any) -> str:
-    """A token, signed by HS256 whatever its header says. Anything goes: that is the point."""
+    """A token for an hour, if nothing else is said."""
     header = {"alg": "HS256", "typ": "JWT"} if header is None else header
+    return signed(header, {"exp": time.time() + 3600, **claims}, secret)
+
+
+def signed(header: Any, claims: Any, secret: str = SECRET) -> str:
+    """A token, signed by HS256 whatever its header says. Anything goes: that is the point."""
     parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in (header, claims)]
     signature = hmac.digest(secret.encode(), b".".join(parts), hashlib.sha256)
     return b".".join([*parts, base64.urlsafe_b64encode(signature).rstrip(b"=")]).decode()
@@ -164,9 +171,14 @@ BERTA: Final = bearer("berta", scope="read write")
 ADMIN: Final = bearer("root", scope="read admin")
 
 WRONG: Final = {
-    "expired": token(sub="anna", exp=time.time() - 5),
-    "not yet": token(sub="anna", nbf=time.time() + 1000),
+    "expired": token(sub="anna", exp=time.time() - 1),
+    "expired long ago": token(sub="anna", exp=0),
+    "no expiry": signed({"alg": "HS256"}, {"sub": "anna"}),
+    "expiry is null": token(sub="anna", exp=None),
     "expiry is text": token(sub="anna", exp="never"),
+    "expiry is a list": token(sub="anna", exp=[time.time() + 1000]),
+    "not yet": token(sub="anna", nbf=time.time() + 1000),
+    "not yet, is text": token(sub="anna", nbf="soon"),
     "expiry is infinite": token(sub="anna", exp=float("inf")),
     "another secret": token(sub="anna", secret="another secret, and that one is long as well"),
     "empty secret": token(sub="anna", secret=""),
@@ -183,6 +195,7 @@ WRONG: Final = {
     "no alg": token({}, sub="anna"),
     "its own key": token({"alg": "HS256", "jwk": {"kty": "oct", "k": "YQ"}}, sub="anna", secret="a"),
     "header is a list": token(["alg", "HS256"], sub="anna"),
+    "claims are a list": signed({"alg": "HS256"}, ["sub", "anna"]),
     "critical extension": token({"alg": "HS256", "crit": ["b64"], "b64": False}, sub="anna"),
     "no sub": token(name="anna"),
     "sub is null": token(sub=None),
@@ -225,6 +238,20 @@ async def test_no_token(server: Server, header: str | None) -> None:
         assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
+@pytest.mark.parametrize("headers", [(), (f"Authorization: Bearer {token(sub='anna', exp=1)}",)], ids=["none", "old"])
+async def test_every_route_needs_a_token(server: Server, headers: tuple[str, ...]) -> None:
+    """Every route that there is, whoever adds it, but for those that tell nothing."""
+    routes = list(bare().router.routes())
+    assert {address(route) for route in routes} >= auth.PUBLIC & {"/health", "/health/ready", "/docs", "/docs/{file}"}
+    for route in routes:
+        answer = await server.exactly(f"{route.method} {filled(address(route), NEVER, 'steps')}", *headers)
+        if address(route) in {"/health", "/health/ready", "/docs", "/docs/{file}"}:
+            assert answer.status == 200, route
+        else:
+            assert answer.status == 401, route
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
 async def test_health_is_public(server: Server) -> None:
     """Load balancers have no tokens; what they learn is no secret."""
     for path in ("/health", "/health/ready"):
@@ -239,6 +266,35 @@ async def test_a_token(server: Server, scheme: str) -> None:
     """With a token the server answers to any name and any origin: what it asks for no page can make up."""
     headers = (f"Authorization: {scheme} {token(sub='anna', exp=time.time() + 60)}", "Host: tasks.example")
     assert (await server.exactly("GET /tasks", *headers, "Origin: https://app.example")).status == 200
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"iat": time.time() + 1000},
+        {"iat": "once"},
+        {"nbf": time.time() - 1},
+        {"scope": ["admin"]},
+        {"name": "Anna", "jti": "1", "iss": "https://issuer.example"},
+    ],
+)
+async def test_what_else_a_token_may_say(server: Server, claims: Json) -> None:
+    """When it was made is no rule, for an issuer's clock may be ahead; what we have no use for is left aside."""
+    assert (await server.exactly("GET /tasks", f"Authorization: Bearer {token(sub='anna', **claims)}")).status == 200
+
+
+@pytest.mark.parametrize("admin", [False, True])
+async def test_a_token_of_our_own(server: Server, admin: bool) -> None:
+    """What `intermission token` makes is taken, says as much and no more, and ends when it says."""
+    fresh = tokens.sign(SECRET, "Zoë", admin=admin, now=time.time(), life_s=60)
+    started = await server.ask("POST", "/counter/start", json={"limit": 1}, headers=bearer("yusuf"))
+    headers = {"Authorization": f"Bearer {fresh}"}
+    answer = await server.ask("GET", f"/tasks/{started.json['id']}", headers=headers)
+    assert answer.status == (200 if admin else 404)
+    assert (await server.ask("POST", "/counter/start", json={"limit": 1}, headers=headers)).json["user"] == "Zoë"
+    old = tokens.sign(SECRET, "Zoë", admin=admin, now=time.time() - 61, life_s=60)
+    answer = await server.ask("GET", "/tasks", headers={"Authorization": f"Bearer {old}"})
+    assert "expired" in problem(answer, 401, "unauthorized")["detail"]
 
 
 @pytest.mark.parametrize(
@@ -277,18 +333,6 @@ async def at(server: Server, who: Json, task_id: str, status: str) -> None:
     await until(so)
 
 
-def lines_of(task_id: str) -> list[str]:
-    """Every way to name a task."""
-    return [
-        *(f"GET /tasks/{task_id}{rest}" for rest in OF_A_TASK),
-        *(f"HEAD /tasks/{task_id}{rest}" for rest in OF_A_TASK),
-        *(f"POST /tasks/{task_id}/{verb}" for verb in VERBS),
-        f"DELETE /tasks/{task_id}",
-        f"GET /steps/status?task={task_id}",
-        *(f"POST /steps/{verb}?task={task_id}" for verb in VERBS),
-    ]
-
-
 @pytest.mark.parametrize("status", ["running", "paused", "completed", "gone"])
 async def test_somebody_elses_task(server: Server, status: str) -> None:
     """Another user's task is 404 for every verb and address, the same as one that never was; nothing happens to it."""
@@ -298,11 +342,12 @@ async def test_somebody_elses_task(server: Server, status: str) -> None:
         await as_(server, ANNA, f"POST /tasks/{task_id}/pause")
     if status == "gone":
         assert (await as_(server, ANNA, f"POST /tasks/{task_id}/terminate")).status == 200
-    never = "01936d3e-7b1c-7def-8abc-0123456789ab"
-    for line, as_if in zip(lines_of(task_id), lines_of(never), strict=True):
+    lines = lines_of(task_id, "steps")
+    assert len(lines) >= 19
+    for line, as_if in zip(lines, lines_of(NEVER, "steps"), strict=True):
         theirs, none = await as_(server, BERTA, line), await as_(server, BERTA, as_if)
         assert theirs.status == none.status == 404, line
-        assert theirs.body.replace(task_id.encode(), never.encode()) == none.body
+        assert theirs.body.replace(task_id.encode(), NEVER.encode()) == none.body
     after = await as_(server, ANNA, f"GET /tasks/{task_id}")
     assert (after.status, after.json["status"]) == ((410, 410) if status == "gone" else (200, status))
     await as_(server, ANNA, f"POST /tasks/{task_id}/terminate")
@@ -343,7 +388,7 @@ async def test_an_administrator(server: Server) -> None:
     """An administrator reads and controls everybody's tasks, which stay their owners'; the history says who it was."""
     task_id = await started(server, ANNA, steps=100_000)
     await at(server, ANNA, task_id, "running")
-    for line in lines_of(task_id):
+    for line in lines_of(task_id, "steps"):
         if line.startswith(("GET", "HEAD")) and "files" not in line:
             assert (await as_(server, ADMIN, line)).status == 200, line
     paused = await as_(server, ADMIN, f"POST /steps/pause?task={task_id}")

@@ -4,7 +4,7 @@ A pause or a terminate is answered with 200 when it is so, and otherwise with 20
 """
 
 import json
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -12,7 +12,7 @@ from intermission.state.models import Task, Tombstone
 from intermission.state.status import RESTING, Status
 from intermission.supervisor.core import Supervisor, received
 from intermission.supervisor.errors import GoneError
-from intermission.supervisor.routes import requests, views
+from intermission.supervisor.routes import requests, shapes, views
 from intermission.supervisor.routes.guard import CALLER
 
 SUPERVISOR: Final = web.AppKey("supervisor", Supervisor)
@@ -37,7 +37,11 @@ async def started(request: web.Request, fresh: Task) -> web.Response:
 
 
 async def pause(request: web.Request, task_id: str) -> web.Response:
-    """Pause it, and wait until it is."""
+    """Pause the task.
+
+    200 when it is so: its place is saved and its process is gone. 202 with the task as it is when that takes longer
+    than the wait, or when it came to another end first.
+    """
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
     await supervisor.pause(task_id, caller.scope, by=caller.user)
     wait_s = requests.wait_s(request, _STOP_WAIT_S)
@@ -46,14 +50,20 @@ async def pause(request: web.Request, task_id: str) -> web.Response:
 
 
 async def resume(request: web.Request, task_id: str) -> web.Response:
-    """Let it go on; with a wait, until it rests again."""
+    """Let the task go on where it stopped.
+
+    With a wait, the answer comes when it rests again.
+    """
     caller = request[CALLER]
     resumed = await request.app[SUPERVISOR].resume(task_id, caller.scope, by=caller.user)
     return task(request, await _resting(request, resumed), 200 if resumed.stream else 202)
 
 
 async def terminate(request: web.Request, task_id: str) -> web.Response:
-    """Terminate it, and wait until nothing of it is left."""
+    """Terminate the task: its whole process tree is killed, its effects are undone, its state is deleted.
+
+    200 with the receipt when it is so. 202 with the task as it is when that takes longer than the wait.
+    """
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
     await supervisor.terminate(task_id, caller.scope, by=caller.user)
     wait_s = requests.wait_s(request, _STOP_WAIT_S)
@@ -71,6 +81,15 @@ def _progress(shown: Task) -> dict[str, str]:
 
 
 VERBS: Final = {"pause": pause, "resume": resume, "terminate": terminate}
+TOLD: Final[dict[str, dict[int, Any]]] = {
+    "pause": {200: shapes.Task, 202: shapes.Task},
+    "resume": {202: shapes.Task},
+    "terminate": {200: shapes.Terminated, 202: shapes.Task},
+}
+"""What each verb answers."""
+TOLD_PROBLEMS: Final = (404, 409, 410, 422, 503, 507)
+STARTED_PROBLEMS: Final = (410, 503, 507)
+SENDS: Final = ("Preference-Applied",)
 
 
 async def _resting(request: web.Request, now: Task) -> Task:

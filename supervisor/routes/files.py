@@ -5,21 +5,57 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import quote
 
 import structlog
 from aiohttp import web
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
 
 from intermission.supervisor.routes import answers, requests, views
 from intermission.supervisor.routes.answers import SUPERVISOR
+from intermission.supervisor.routes.openapi import Operation
 from intermission.supervisor.routes.problems import Problem
 
 _BLOCK_BYTES: Final = 256 << 10
 _MOST_LINES: Final = 100_000
 _RANGE: Final = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.ASCII | re.IGNORECASE)
 _HEADERS: Final = {"Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+_PROBLEMS: Final = (404, 410, 416, 422, 503)
 _log = structlog.get_logger()
+
+
+class OfFile(TypedDict):
+    """In the address of a task's file."""
+
+    name: str
+
+
+class Part(TypedDict, total=False):
+    """Which part is wanted."""
+
+    Range: Annotated[str, Field(description="Only a part (RFC 9110): `bytes=0-99`, `bytes=100-`, `bytes=-100`")]
+
+
+Version = TypedDict(
+    "Version",
+    {
+        "If-Range": Annotated[
+            str, Field(description="An ETag: the part if the file is still this one, else the whole")
+        ],
+        "If-None-Match": Annotated[str, Field(description="An ETag: 304 if the file is still this one")],
+    },
+    total=False,
+)
+
+
+@with_config(use_attribute_docstrings=True)
+class Tail(TypedDict, total=False):
+    """How much of a log is wanted."""
+
+    tail: Annotated[int, Field(ge=1, le=_MOST_LINES)]
+    """Only so many of its last lines."""
 
 
 def add(app: web.Application) -> None:
@@ -28,8 +64,18 @@ def add(app: web.Application) -> None:
     app.router.add_get("/tasks/{id}/log", log)
 
 
+@Operation(
+    path=(requests.OfTask, OfFile),
+    headers=(Part, Version),
+    answers={200: "*/*", 206: "*/*", 304: None},
+    problems=_PROBLEMS,
+    sends=("ETag", "Content-Range"),
+)
 async def file(request: web.Request) -> web.StreamResponse:
-    """One of a task's files, exactly as long as its checkpoint says: what is behind that may yet be taken back."""
+    """Download one of a task's files, as of its last checkpoint.
+
+    It is exactly as long as the checkpoint says: what is behind that may yet be taken back.
+    """
     requests.query(request)
     task = await answers.found(request)
     outputs = task.checkpoint.outputs if task.checkpoint else {}
@@ -50,8 +96,16 @@ async def file(request: web.Request) -> web.StreamResponse:
         raise Problem(404, "unknown-file", "the file is not there any more: its task is being deleted") from None
 
 
+@Operation(
+    path=(requests.OfTask,),
+    query=(Tail,),
+    headers=(Part,),
+    answers={200: "text/plain", 206: "text/plain"},
+    problems=_PROBLEMS,
+    sends=("Content-Range",),
+)
 async def log(request: web.Request) -> web.StreamResponse:
-    """What a task printed, the whole or the last ``?tail=`` lines."""
+    """Show what a task printed."""
     values = requests.query(request, "tail")
     lines = requests.integer(values, "tail", 0, 1, _MOST_LINES)
     task = await answers.found(request)

@@ -1,13 +1,15 @@
 """Lists of tasks: filters, pages and cursors."""
 
-from typing import Final
+from typing import Annotated, Final
 
 from aiohttp import web
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
 
 from intermission.state.models import Query
 from intermission.state.status import Status
 from intermission.supervisor.errors import UnknownTaskError
-from intermission.supervisor.routes import requests, views
+from intermission.supervisor.routes import requests, shapes, views
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.problems import Problem, misfit
@@ -16,6 +18,20 @@ PARAMETERS: Final = ("status", "label", "limit", "cursor")
 REPEATABLE: Final = ("status", "label")
 _DEFAULT_LIMIT: Final = 50
 _MAX_LIMIT: Final = 200
+
+
+@with_config(use_attribute_docstrings=True)
+class Filters(TypedDict, total=False):
+    """What every list of tasks takes."""
+
+    status: list[shapes.TaskStatus]
+    """Only tasks of this status; may be given several times."""
+    label: list[shapes.Label]
+    """Only tasks with this label, as `name:value`; may be given several times."""
+    limit: Annotated[int, Field(ge=1, le=_MAX_LIMIT)]
+    """How many at most; 50 if nothing is said."""
+    cursor: shapes.TaskId
+    """The `next` of the page before."""
 
 
 async def page(

@@ -7,10 +7,13 @@ from aiohttp import web
 
 from intermission.state.status import Status
 from intermission.supervisor.errors import UnavailableError
-from intermission.supervisor.routes import requests
+from intermission.supervisor.routes import requests, shapes
 from intermission.supervisor.routes.answers import SUPERVISOR
+from intermission.supervisor.routes.openapi import Operation
 
-_VERSION: Final = version("intermission")
+VERSION: Final = version("intermission")
+PUBLIC: Final = frozenset({"/health", "/health/ready"})
+"""Load balancers have no tokens."""
 
 
 def add(app: web.Application) -> None:
@@ -19,24 +22,24 @@ def add(app: web.Application) -> None:
     app.router.add_get("/health/ready", ready)
 
 
+@Operation(answers={200: shapes.Health}, problems=(503,))
 async def health(request: web.Request) -> web.StreamResponse:
-    """That it runs, and how much it has to do."""
+    """Say that the server runs, and how much it has to do."""
     supervisor = request.app[SUPERVISOR]
     counts = await supervisor.store.counts()
-    return requests.answer(
-        request,
-        {
-            "status": "ok" if supervisor.ready else "draining",
-            "version": _VERSION,
-            "running": supervisor.running,
-            "pending": counts.get(Status.PENDING, 0),
-            "max_running": supervisor.max_running,
-        },
-    )
+    now: shapes.Health = {
+        "status": "ok" if supervisor.ready else "draining",
+        "version": VERSION,
+        "running": supervisor.running,
+        "pending": counts.get(Status.PENDING, 0),
+        "max_running": supervisor.max_running,
+    }
+    return requests.answer(request, now)
 
 
+@Operation(answers={200: shapes.Ready}, problems=(503,))
 async def ready(request: web.Request) -> web.StreamResponse:
-    """Whether starts are accepted. Raises `UnavailableError` while starting or draining."""
+    """Say whether starts are accepted: 503 while starting or stopping."""
     if not request.app[SUPERVISOR].ready:
         message = "the server is starting or stopping"
         raise UnavailableError(message)

@@ -6,16 +6,33 @@ from typing import Any, Final
 
 import msgspec
 from aiohttp import web
+from pydantic import with_config
+from typing_extensions import TypedDict
 
 from intermission.handlers.schema import Invalid, loads
 from intermission.supervisor.errors import UnknownTaskError
 from intermission.supervisor.routes.problems import Problem, misfit
+from intermission.supervisor.routes.shapes import ID_PATTERN, TaskId
 
 MAX_BODY_BYTES: Final = 1 << 20
 MAX_WAIT_S: Final = 60.0
-_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ID: Final = re.compile(ID_PATTERN)
 _WAIT: Final = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d+)"?(?=\s*(?:[,;]|$))', re.ASCII | re.IGNORECASE)
 _BOUND: Final = 1_000_000_000
+
+
+class OfTask(TypedDict):
+    """In the address of a task."""
+
+    id: TaskId
+
+
+@with_config(use_attribute_docstrings=True)
+class Waiting(TypedDict, total=False):
+    """What a request may say about waiting (RFC 7240)."""
+
+    Prefer: str
+    """`wait=N`: answer after N seconds (60 at most) if it has not come to rest before."""
 
 
 async def json_body(request: web.Request) -> Any:

@@ -1,25 +1,80 @@
-"""``/{service}/…``: the same five routes for every service."""
+"""``/{service}/…``: the same five routes for every service; and ``/services``, which there are."""
 
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from pydantic import with_config
+from typing_extensions import TypedDict
 
 from intermission.state.status import Event
-from intermission.supervisor.routes import answers, lists, requests, streams
+from intermission.supervisor.routes import answers, lists, requests, shapes, streams, views
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
+from intermission.supervisor.routes.openapi import Operation, Params
+
+
+class OfService(TypedDict):
+    """In the address of a service."""
+
+    name: str
+
+
+@with_config(use_attribute_docstrings=True)
+class OneOf(TypedDict, total=False):
+    """Which of the caller's tasks is meant."""
+
+    task: shapes.TaskId
+    """Its id. Without it, one's only task of this service that can be told so."""
+
+
+@with_config(use_attribute_docstrings=True)
+class Which(TypedDict, total=False):
+    """Which tasks of a service are meant."""
+
+    task: shapes.TaskId
+    """Only this one: the answer is the task, whole, instead of a page."""
 
 
 def add(app: web.Application) -> None:
     """Add the routes. They match any name; the supervisor refuses what is no service, and says which there are."""
+    app.router.add_get("/services", index)
+    app.router.add_get("/services/{name}", show)
     app.router.add_post("/{service}/start", start)
     app.router.add_get("/{service}/status", status)
     for verb in answers.VERBS:
         app.router.add_post(f"/{{service}}/{verb}", _verb(verb))
 
 
+@Operation(answers={200: shapes.Services}, problems=(422,))
+async def index(request: web.Request) -> web.StreamResponse:
+    """List the services that there are, each with the JSON Schema of its params, state and result."""
+    requests.query(request)
+    handlers = request.app[SUPERVISOR].registry.handlers
+    page: shapes.Services = {"items": [views.service(handlers[name]) for name in sorted(handlers)], "next": None}
+    return requests.answer(request, page)
+
+
+@Operation(path=(OfService,), answers={200: shapes.Service}, problems=(404, 422))
+async def show(request: web.Request) -> web.StreamResponse:
+    """Show a service, with the JSON Schema of its params, state and result."""
+    requests.query(request)
+    supervisor = request.app[SUPERVISOR]
+    name = supervisor.service(request.match_info["name"])
+    return requests.answer(request, views.service(supervisor.registry.handlers[name]))
+
+
+@Operation(
+    headers=(requests.Waiting,),
+    body=Params,
+    answers={202: shapes.Task},
+    problems=answers.STARTED_PROBLEMS,
+    sends=("Location", *answers.SENDS),
+)
 async def start(request: web.Request) -> web.StreamResponse:
-    """Start a task; the body is its params, or of a stream service its data."""
+    """Start a task of this service; the body is its params, or of a stream service its data.
+
+    With a wait, the answer comes when it rests.
+    """
     supervisor = request.app[SUPERVISOR]
     service = supervisor.service(request.match_info["service"])
     if supervisor.is_stream(service):
@@ -29,8 +84,9 @@ async def start(request: web.Request) -> web.StreamResponse:
     return await answers.started(request, await supervisor.start(service, params, request[CALLER].user))
 
 
+@Operation(query=(lists.Filters, Which), answers={200: shapes.Task | shapes.TaskPage}, problems=(404, 410, 422, 503))
 async def status(request: web.Request) -> web.StreamResponse:
-    """One task of the service with ``?task=``, else the caller's."""
+    """Show one task of this service, or list one's own."""
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
     service = supervisor.service(request.match_info["service"])
     values = requests.query(request, "task", *lists.PARAMETERS, repeatable=lists.REPEATABLE)
@@ -43,6 +99,13 @@ async def status(request: web.Request) -> web.StreamResponse:
 def _verb(verb: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     act = answers.VERBS[verb]
 
+    @Operation(
+        query=(OneOf,),
+        headers=(requests.Waiting,),
+        answers=answers.TOLD[verb],
+        problems=answers.TOLD_PROBLEMS,
+        sends=answers.SENDS,
+    )
     async def told(request: web.Request) -> web.StreamResponse:
         supervisor, caller = request.app[SUPERVISOR], request[CALLER]
         service = supervisor.service(request.match_info["service"])
@@ -55,4 +118,5 @@ def _verb(verb: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
             return await streams.resume(request, task)
         return await act(request, task.id)
 
+    told.__name__, told.__doc__ = verb, act.__doc__
     return told

@@ -5,28 +5,45 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
 from aiohttp import web
-from pydantic import Field
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
 
 from intermission.handlers.schema import Fault, Invalid, Schema
-from intermission.supervisor.routes import answers, lists, requests, views
+from intermission.supervisor.routes import answers, lists, requests, shapes, views
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
+from intermission.supervisor.routes.openapi import Operation
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$")]
 _Value = Annotated[str, Field(max_length=255)]
 
 
+@with_config(use_attribute_docstrings=True)
 @dataclass
 class StartRequest:
-    """The body of ``POST /tasks``."""
+    """Which service, with which params, and what else is to be known of the task."""
 
     service: str
     params: dict[str, Any] = field(default_factory=dict)
+    """As the service's own `/start` takes them."""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    """Higher ones are launched first."""
     labels: Annotated[dict[_Name, _Value], Field(max_length=16)] = field(default_factory=dict)
+    """To find it by."""
 
 
 _START: Final = Schema(StartRequest)
+_READ_PROBLEMS: Final = (404, 410, 422, 503)
+
+
+@with_config(use_attribute_docstrings=True)
+class Filters(TypedDict, total=False):
+    """What the list of all tasks takes besides."""
+
+    service: shapes.Text
+    """Only tasks of this service."""
+    user: shapes.Text
+    """Only this user's; for administrators."""
 
 
 def add(app: web.Application) -> None:
@@ -41,15 +58,26 @@ def add(app: web.Application) -> None:
     app.router.add_get("/tasks/{id}/events", events)
 
 
+@Operation(query=(lists.Filters, Filters), answers={200: shapes.TaskPage}, problems=(422, 503))
 async def index(request: web.Request) -> web.StreamResponse:
-    """One page of tasks: the caller's, or for an administrator everybody's or those of ``?user=``."""
+    """List tasks, newest first: one's own, and for an administrator everybody's."""
     values = requests.query(request, "service", "user", *lists.PARAMETERS, repeatable=lists.REPEATABLE)
     user = values["user"][0] if "user" in values else request[CALLER].scope
     return await lists.page(request, values, user, values["service"][0] if "service" in values else None)
 
 
+@Operation(
+    headers=(requests.Waiting,),
+    body=StartRequest,
+    answers={202: shapes.Task},
+    problems=(404, *answers.STARTED_PROBLEMS),
+    sends=("Location", *answers.SENDS),
+)
 async def start(request: web.Request) -> web.StreamResponse:
-    """Start a task of any service, with a priority and labels."""
+    """Start a task of any service, with a priority and labels.
+
+    202 means that it is on disk. With a wait, the answer comes when it rests.
+    """
     requests.query(request)
     supervisor = request.app[SUPERVISOR]
     body = _START.check(await requests.json_body(request))
@@ -65,14 +93,16 @@ async def start(request: web.Request) -> web.StreamResponse:
     return await answers.started(request, fresh)
 
 
+@Operation(path=(requests.OfTask,), answers={200: shapes.Task}, problems=_READ_PROBLEMS)
 async def show(request: web.Request) -> web.StreamResponse:
-    """A task as it is now."""
+    """Show a task as it is now."""
     requests.query(request)
     return answers.task(request, await answers.found(request))
 
 
+@Operation(path=(requests.OfTask,), answers={204: None}, problems=(*_READ_PROBLEMS, 409, 507))
 async def delete(request: web.Request) -> web.StreamResponse:
-    """Delete a completed task."""
+    """Delete a completed task: its record, its files and its log."""
     requests.query(request)
     caller = request[CALLER]
     task_id = requests.task_id(request.match_info["id"])
@@ -80,27 +110,39 @@ async def delete(request: web.Request) -> web.StreamResponse:
     return web.Response(status=204)
 
 
+@Operation(path=(requests.OfTask,), answers={200: shapes.Attempts}, problems=_READ_PROBLEMS)
 async def attempts(request: web.Request) -> web.StreamResponse:
-    """Each attempt, oldest first."""
+    """List a task's attempts, oldest first: how each ended, and what it used."""
     requests.query(request)
     task = await answers.found(request)
     rows = await request.app[SUPERVISOR].store.attempts(task.id)
-    return requests.answer(request, {"items": [views.attempt(row) for row in rows], "next": None})
+    page: shapes.Attempts = {"items": [views.attempt(row) for row in rows], "next": None}
+    return requests.answer(request, page)
 
 
+@Operation(path=(requests.OfTask,), answers={200: shapes.Events}, problems=_READ_PROBLEMS)
 async def events(request: web.Request) -> web.StreamResponse:
-    """The history, oldest first."""
+    """List what happened to a task, oldest first."""
     requests.query(request)
     task = await answers.found(request)
     rows = await request.app[SUPERVISOR].store.events(task.id)
-    return requests.answer(request, {"items": [views.event(row) for row in rows], "next": None})
+    page: shapes.Events = {"items": [views.event(row) for row in rows], "next": None}
+    return requests.answer(request, page)
 
 
 def _verb(verb: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     act = answers.VERBS[verb]
 
+    @Operation(
+        path=(requests.OfTask,),
+        headers=(requests.Waiting,),
+        answers=answers.TOLD[verb],
+        problems=answers.TOLD_PROBLEMS,
+        sends=answers.SENDS,
+    )
     async def told(request: web.Request) -> web.StreamResponse:
         requests.query(request)
         return await act(request, requests.task_id(request.match_info["id"]))
 
+    told.__name__, told.__doc__ = verb, act.__doc__
     return told

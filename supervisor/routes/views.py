@@ -5,11 +5,13 @@ import math
 import mimetypes
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from functools import cache
+from typing import Final, cast, overload
 from urllib.parse import quote
 
 import msgspec
 
+from intermission.handlers.registry import AnyHandler
 from intermission.state.models import (
     Attempt,
     Checkpoint,
@@ -20,21 +22,19 @@ from intermission.state.models import (
     Task,
     Tombstone,
 )
+from intermission.supervisor.routes import shapes
 from intermission.supervisor.usage import ChildView
 
-Json = dict[str, Any]
 _OURS: Final = {"jsonl": "application/jsonl", "log": "text/plain"}  # which this machine may know or not
 _PACKED: Final = {"gzip": "application/gzip"}
 
 
-def task(of: Task, child: ChildView | None) -> Json:
+def task(of: Task, child: ChildView | None) -> shapes.Task:
     """A task, whole."""
-    item = task_item(of)
     checkpoint = of.checkpoint
-    if checkpoint is not None:
-        item["checkpoint"]["state"] = stored(checkpoint.state)
     return {
-        **item,
+        **task_item(of),
+        "checkpoint": None if checkpoint is None else {**_checkpoint(checkpoint), "state": stored(checkpoint.state)},
         "params": stored(of.params),
         "result": None if of.result is None else stored(of.result),
         "child": None if child is None else _child(child),
@@ -42,7 +42,7 @@ def task(of: Task, child: ChildView | None) -> Json:
     }
 
 
-def task_item(of: Task) -> Json:
+def task_item(of: Task) -> shapes.TaskItem:
     """A task as lists show it: without what may be large."""
     checkpoint = of.checkpoint
     return {
@@ -66,7 +66,7 @@ def task_item(of: Task) -> Json:
     }
 
 
-def terminated(stone: Tombstone) -> Json:
+def terminated(stone: Tombstone) -> shapes.Terminated:
     """What a terminate answers when the task is gone."""
     return {
         "id": stone.id,
@@ -75,35 +75,35 @@ def terminated(stone: Tombstone) -> Json:
     }
 
 
-def receipt(of: Receipt) -> Json:
+def receipt(of: Receipt) -> shapes.Receipt:
     """What a terminate did."""
     processes = [{**process, "started_at": _time_of(process)} for process in of.processes]
     return {
-        "processes": processes,
+        "processes": cast("list[shapes.Process]", processes),  # as `models.Receipt` says that they are
         "survivors": of.survivors,
         "cleaned": of.cleaned,
         "files_deleted": of.files_deleted,
     }
 
 
-def attempt(of: Attempt) -> Json:
+def attempt(of: Attempt) -> shapes.Attempt:
     """One attempt; what its end would say is null while it runs."""
     end = of.end
     return {
         "attempt": of.attempt,
         "kind": of.kind,
         "started_at": time(of.started_at),
-        "ended_at": end and time(end.ended_at),
-        "outcome": end and end.outcome,
-        "exit_code": end and end.exit_code,
-        "signal": end and end.signal,
-        "cpu_s": end and end.cpu_s,
-        "peak_memory_bytes": end and end.peak_memory_bytes,
+        "ended_at": time(end.ended_at) if end else None,
+        "outcome": end.outcome if end else None,
+        "exit_code": end.exit_code if end else None,
+        "signal": end.signal if end else None,
+        "cpu_s": end.cpu_s if end else None,
+        "peak_memory_bytes": end.peak_memory_bytes if end else None,
         "error": error(end.error) if end and end.error else None,
     }
 
 
-def event(of: EventRecord) -> Json:
+def event(of: EventRecord) -> shapes.HistoryEvent:
     """One line of a history."""
     return {
         "id": of.id,
@@ -117,7 +117,24 @@ def event(of: EventRecord) -> Json:
     }
 
 
-def error(of: ErrorInfo) -> Json:
+@cache
+def service(of: AnyHandler) -> shapes.Service:
+    """A service."""
+    return {
+        "name": of.service,
+        "description": of.description,
+        "version": of.version,
+        "stream": of.stream,
+        "max_running": of.max_running,
+        "retry": of.retry,
+        "limits": of.limits,
+        "params": of.params.json_schema("validation"),
+        "state": of.state.json_schema("serialization"),
+        "result": of.result.json_schema("serialization"),
+    }
+
+
+def error(of: ErrorInfo) -> shapes.Error:
     """Why an attempt errored."""
     return {
         "kind": of.kind,
@@ -130,6 +147,10 @@ def error(of: ErrorInfo) -> Json:
     }
 
 
+@overload
+def time(seconds: float) -> str: ...
+@overload
+def time(seconds: float | None) -> str | None: ...
 def time(seconds: float | None) -> str | None:
     """RFC 3339 in UTC, to the millisecond."""
     if seconds is None:
@@ -157,7 +178,7 @@ def media_type(name: str) -> str:
     return kind or "application/octet-stream"
 
 
-def _progress(of: Progress) -> Json:
+def _progress(of: Progress) -> shapes.Progress:
     percent = eta_s = None
     if of.total:
         percent = round(100 * of.done / of.total, 1)
@@ -180,11 +201,11 @@ def _number(value: float | None) -> float | int | None:
     return int(value) if value == int(value) else value
 
 
-def _checkpoint(of: Checkpoint) -> Json:
+def _checkpoint(of: Checkpoint) -> shapes.CheckpointItem:
     return {"sequence": of.sequence, "saved_at": time(of.saved_at), "version": of.version}
 
 
-def _child(of: ChildView) -> Json:
+def _child(of: ChildView) -> shapes.Child:
     return {
         "pid": of.pid,
         "node": "localhost",
@@ -194,7 +215,7 @@ def _child(of: ChildView) -> Json:
     }
 
 
-def _files(task_id: str, outputs: Mapping[str, int]) -> list[Json]:
+def _files(task_id: str, outputs: Mapping[str, int]) -> list[shapes.File]:
     return [
         {
             "name": name,

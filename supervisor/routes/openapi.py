@@ -1,0 +1,228 @@
+"""The OpenAPI 3.1 document, generated from the routes: each is described where it stands, by an `Operation`.
+
+What a route does is said by its docstring, what it takes and answers by types, which pydantic describes.
+"""
+
+import inspect
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from http import HTTPStatus
+from typing import Any, Final, TypeVar, cast
+
+from aiohttp import web
+from pydantic import TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
+
+from intermission.handlers.registry import AnyHandler
+from intermission.handlers.schema import Describer
+from intermission.supervisor.routes import shapes
+
+Json = dict[str, Any]
+_Route = TypeVar("_Route", bound=Callable[..., Any])
+
+_SERVICE: Final = "/{service}/"
+_COMPONENTS: Final = "#/components/schemas/"
+_JSON: Final = "application/json"
+_INFO: Final = {
+    "title": "Intermission",
+    "summary": "Long tasks you can pause.",
+    "description": (
+        "Every task is a process of its own: start it, watch it, pause it, resume it where it stopped, terminate it. "
+        "Errors are problems (RFC 9457). Somebody else's task is 404, as one that never was; a token whose `scope` "
+        "has the word `admin` sees and controls everybody's."
+    ),
+    "license": {"name": "Apache 2.0", "identifier": "Apache-2.0"},
+}
+_BEARER: Final = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "Its `sub` is the user."}
+_FOREIGN, _NO_TOKEN = 403, 401
+_OF_BODIES: Final = (400, 413, 415, 422)
+_PROBLEMS: Final = {
+    400: "The body is not JSON in UTF-8, or it broke off.",
+    _NO_TOKEN: "There is no token, or it is not valid.",
+    _FOREIGN: "The Host is not this machine, or the Origin is not this server.",
+    404: "There is no such thing, or it is somebody else's.",
+    409: "Not now: `allowed` says what is. Or it could be one of several `tasks`.",
+    410: "The task is gone.",
+    413: "The body is larger than 1 MiB.",
+    415: "The body is not JSON, or it is packed.",
+    416: "Nothing is in that range.",
+    422: "Something does not fit: `errors` has every fault.",
+    503: "The server is starting or stopping, or its database does not answer: try again.",
+    507: "The disk is full.",
+}
+_SENT: Final = {
+    "Location": "The task's address.",
+    "Preference-Applied": "The wait that was asked for, as it was granted.",
+    "ETag": "Of the file at this length.",
+    "Content-Range": "Which part this is, where a part was asked for.",
+}
+
+
+class Params:
+    """As a body: the params of the service in whose address it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What a route takes and answers; parameters are the fields of TypedDicts. Decorates the route."""
+
+    answers: Mapping[int, Any]
+    """By status: a type that is sent as JSON, a text that names another media type, or None for nothing."""
+    problems: Collection[int] = ()
+    """The statuses of its errors, without those of any body and of the guard."""
+    path: tuple[Any, ...] = ()
+    query: tuple[Any, ...] = ()
+    headers: tuple[Any, ...] = ()
+    body: Any = None
+    sends: Collection[str] = ()
+    """Headers that an answer may have."""
+
+    def __call__(self, route: _Route) -> _Route:
+        """Leave the description at the route."""
+        cast("Any", route).operation = self
+        return route
+
+    def types(self) -> Iterator[tuple[Any, JsonSchemaMode]]:
+        """What is sent as JSON, either way."""
+        if self.body is not None and self.body is not Params:
+            yield self.body, "validation"
+        yield from ((type_, "serialization") for type_ in self.answers.values() if not isinstance(type_, str | None))
+
+
+def document(
+    routes: Iterable[web.AbstractRoute],
+    handlers: Mapping[str, AnyHandler],
+    version: str,
+    public: Collection[str] | None = None,
+) -> Json:
+    """The document. ``public`` are the addresses that need no token; None where nobody has one.
+
+    Raises AttributeError for a route that is not described.
+    """
+    described = [(route, cast("Any", route.handler).operation) for route in routes if route.method != "HEAD"]
+    writer = _Writer(handlers, [operation for _, operation in described], public)
+    paths: dict[str, Json] = {}
+    for route, operation in described:
+        for path, service in _addresses(route, handlers):
+            paths.setdefault(path, {})[route.method.lower()] = writer.item(path, route, operation, service)
+    secured = {} if public is None else {"securitySchemes": {"bearer": _BEARER}}
+    services = [{"name": name, "description": handler.description} for name, handler in handlers.items()]
+    return {
+        "openapi": "3.1.0",
+        "info": {**_INFO, "version": version},
+        "servers": [{"url": "/"}],
+        "security": [] if public is None else [{"bearer": []}],
+        "tags": [{"name": "tasks"}, {"name": "services"}, *services, {"name": "operations"}],
+        "paths": paths,
+        "components": {"schemas": writer.schemas, **secured},
+    }
+
+
+def _addresses(route: web.AbstractRoute, handlers: Mapping[str, AnyHandler]) -> Iterator[tuple[str, AnyHandler | None]]:
+    """The route's own address; of one that every service has, each service's."""
+    path = "" if route.resource is None else route.resource.canonical
+    if not path.startswith(_SERVICE):
+        yield path, None
+        return
+    for name, handler in handlers.items():
+        yield f"/{name}/{path.removeprefix(_SERVICE)}", handler
+
+
+class _Writer:
+    """Writes operations, and keeps the schemas that they refer to."""
+
+    def __init__(
+        self, handlers: Mapping[str, AnyHandler], operations: Iterable[Operation], public: Collection[str] | None
+    ) -> None:
+        types = {(shapes.Problem, "serialization"), *(pair for operation in operations for pair in operation.types())}
+        adapters = [(type_, mode, TypeAdapter(type_)) for type_, mode in types]
+        self._refs, described = TypeAdapter.json_schemas(
+            adapters, ref_template=_COMPONENTS + "{model}", schema_generator=Describer
+        )
+        self.schemas: Json = described.get("$defs", {})
+        self._services = handlers
+        self._public = public
+        for name, handler in handlers.items():
+            # Every service has its Params: a name of its own keeps them apart.
+            schema = handler.params.json_schema("validation", f"{_COMPONENTS}{name}.{{model}}")
+            self.schemas |= {f"{name}.{model}": of for model, of in schema.pop("$defs", {}).items()}
+            self.schemas[f"{name}.params"] = schema
+
+    def item(self, path: str, route: web.AbstractRoute, operation: Operation, service: AnyHandler | None) -> Json:
+        """One method of an address."""
+        function = cast("Any", route.handler)
+        text = inspect.cleandoc(function.__doc__)
+        summary, _, rest = text.partition("\n\n")
+        room = path.split("/")[1]
+        tag = room if service or room in {"tasks", "services", *self._services} else "operations"
+        item: Json = {
+            "operationId": f"{tag}_{function.__name__}",
+            "summary": " ".join(summary.split()).rstrip("."),
+            "tags": [tag],
+            "parameters": [
+                *(parameter for type_ in operation.path for parameter in _parameters("path", type_)),
+                *(parameter for type_ in operation.query for parameter in _parameters("query", type_)),
+                *(parameter for type_ in operation.headers for parameter in _parameters("header", type_)),
+            ],
+            "responses": self._responses(path, operation),
+        }
+        if rest:
+            item["description"] = rest
+        if operation.body is not None:
+            item["requestBody"] = self._body(operation, service)
+        if self._public and path in self._public:
+            item["security"] = []
+        return item
+
+    def _body(self, operation: Operation, service: AnyHandler | None) -> Json:
+        """The body of a request: left out, it stands for an empty object, where that would fit."""
+        schema = self._refs.get((operation.body, "validation"))
+        if operation.body is Params and service is not None:
+            schema = {"$ref": f"{_COMPONENTS}{service.service}.params"}
+        described = self.schemas[cast("Json", schema)["$ref"].removeprefix(_COMPONENTS)]
+        return {"required": "required" in described, "content": {_JSON: {"schema": schema}}}
+
+    def _responses(self, path: str, operation: Operation) -> Json:
+        problems = {*operation.problems, *(_OF_BODIES if operation.body is not None else ())}
+        if self._public is None:
+            problems.add(_FOREIGN)
+        elif path not in self._public:
+            problems.add(_NO_TOKEN)
+        problem = {"application/problem+json": {"schema": self._refs[shapes.Problem, "serialization"]}}
+        return {
+            **{str(status): self._answer(operation, status, type_) for status, type_ in operation.answers.items()},
+            **{str(status): {"description": _PROBLEMS[status], "content": problem} for status in sorted(problems)},
+        }
+
+    def _answer(self, operation: Operation, status: int, type_: Any) -> Json:
+        answer: Json = {"description": HTTPStatus(status).phrase}
+        match type_:
+            case None:
+                pass
+            case str():
+                answer["content"] = {type_: {}}
+            case _:
+                answer["content"] = {_JSON: {"schema": self._refs[type_, "serialization"]}}
+        if operation.sends:
+            answer["headers"] = {
+                name: {"description": _SENT[name], "schema": {"type": "string"}} for name in operation.sends
+            }
+        return answer
+
+
+@cache  # most are those of many routes
+def _parameters(where: str, type_: Any) -> list[Json]:
+    """Each field as a parameter."""
+    schema = TypeAdapter(type_).json_schema()
+    required = schema.get("required", ())
+    return [
+        {
+            "name": name,
+            "in": where,
+            "required": name in required,
+            "description": described.pop("description", ""),
+            "schema": described,
+        }
+        for name, described in schema["properties"].items()
+    ]

@@ -1,0 +1,255 @@
+"""Whether it is as the OpenAPI document says: every answer here has to be one that it has promised."""
+
+import asyncio
+import contextlib
+import io
+import json
+import re
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import pytest_asyncio
+from api_tools import NEVER, address, bare, described, filled, lines_of
+from harness import HERE, Answer, Json, Server, flawless, until
+from jsonschema import Draft202012Validator
+
+from intermission.handlers import registry
+from intermission.supervisor import tokens
+from intermission.supervisor.routes import auth, openapi
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SECRET: Final = "a secret of the tests, thirty-two bytes and more"
+TOKEN: Final = tokens.sign(SECRET, "anna", admin=False, now=time.time(), life_s=3600)
+ANNA: Final = {"Authorization": f"Bearer {TOKEN}"}
+FOREVER: Final = {"steps": 1_000_000}
+VERBS: Final = ("pause", "resume", "terminate")
+
+
+@dataclass
+class Promised:
+    """A server whose every answer has to be one that its document has promised; and which of these were given."""
+
+    server: Server
+    document: Json
+    seen: set[tuple[str, str, int]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        schemas = self.document["components"]["schemas"]
+        for name, schema in schemas.items():
+            if "." not in name and "properties" in schema:
+                schema.setdefault("additionalProperties", False)  # what is not described may not be sent either
+        routes = [route for route in bare().router.routes() if route.method != "HEAD"]
+        self._addresses = [(re.compile(re.sub(r"\{\w+\}", "[^/]+", address(route))), route) for route in routes]
+
+    async def ask(self, line: str, status: int, **options: Any) -> Answer:
+        """A request, and its answer as promised."""
+        method, _, target = line.partition(" ")
+        options["headers"] = {**ANNA, **options.pop("headers", {})}
+        answer = await self.server.ask(method, target, **options)
+        assert answer.status == status, (line, answer.body)
+        path = target.partition("?")[0]
+        route = next(route for fits, route in self._addresses if fits.fullmatch(path) and route.method == method)
+        service = path.split("/")[1]
+        documented = self.document["paths"][address(route).replace("{service}", service)][method.lower()]
+        promise = documented["responses"][str(status)]
+        self.seen.add((method, address(route), status))
+        kind = answer.headers.get("Content-Type", "").partition(";")[0]
+        if "content" not in promise:
+            assert answer.body == b""
+        elif "*/*" not in promise["content"]:
+            schema = promise["content"][kind].get("schema")
+            if schema:
+                whole = {**schema, "components": self.document["components"]}
+                checker = Draft202012Validator(whole, format_checker=Draft202012Validator.FORMAT_CHECKER)
+                assert [error.message for error in checker.iter_errors(answer.json)] == [], (line, answer.json)
+        return answer
+
+    def promises(self) -> set[tuple[str, str, int]]:
+        """Every answer of every route."""
+        found = set()
+        for route in bare().router.routes():
+            if route.method != "HEAD":
+                path = address(route).replace("{service}", "steps")
+                responses = self.document["paths"][path][route.method.lower()]["responses"]
+                found |= {(route.method, address(route), int(status)) for status in responses}
+        return found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def promised(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Promised]:
+    """A server with a secret, and its document."""
+    settings = {"INTERMISSION_JWT_SECRET": SECRET, "INTERMISSION_MAX_RUNNING": "64"}
+    async with flawless(tmp_path_factory.mktemp("openapi"), **settings) as server:
+        document = (await server.ask("GET", "/openapi.json", headers=ANNA)).json
+        yield Promised(server, document)
+
+
+async def test_the_served_document(promised: Promised) -> None:
+    """What is served is what is made from the code, with the server's own services."""
+    answer = await promised.ask("GET /openapi.json", 200)
+    handlers = registry.load([*registry.BUILT_IN, "toys"]).handlers
+    document = openapi.document(bare().router.routes(), handlers, answer.json["info"]["version"], auth.PUBLIC)
+    assert answer.json == json.loads(json.dumps(document))
+
+
+async def test_the_parameters_are_those_that_are_taken(promised: Promised) -> None:
+    """A route that gets a parameter that there is not names those that there are: the documented ones, no others."""
+    for route in bare().router.routes():
+        path = address(route)
+        if route.method == "HEAD" or path in {"/health", "/health/ready"}:
+            continue
+        line = f"{route.method} {filled(path, NEVER, 'steps', 'steps')}?nonsense=1"
+        (fault,) = (await promised.ask(line, 422)).json["errors"]
+        there = [name for query in described(route).query for name in query.__annotations__]
+        assert set(fault["detail"].partition("there are: ")[2].split(", ")) - {""} == set(there), line
+
+
+async def launched(promised: Promised, service: str, **params: Any) -> str:
+    """A task; its id."""
+    return str((await promised.ask(f"POST /{service}/start", 202, json=params)).json["id"])
+
+
+async def until_so(promised: Promised, task_id: str, condition: Callable[[Json], Any]) -> None:
+    """Wait until a task is so."""
+
+    async def so() -> bool:
+        return bool(condition((await promised.ask(f"GET /tasks/{task_id}", 200)).json))
+
+    await until(so)
+
+
+async def progressed(promised: Promised, task_id: str) -> None:
+    """Wait until a task has saved its place."""
+    await until_so(promised, task_id, lambda task: task["progress"])
+
+
+async def test_tasks_in_every_status(promised: Promised, tmp_path: Path) -> None:
+    """A task is as described whether it waits, runs, rests, has failed or is gone, and so are its lists and files."""
+    running = await launched(promised, "steps", **FOREVER)
+    await progressed(promised, running)
+    named = {"service": "deaf", "params": {}, "labels": {"k": "v"}, "priority": 1}
+    deaf = (await promised.ask("POST /tasks", 202, json=named)).json["id"]
+    await progressed(promised, deaf)
+    await promised.ask(f"POST /tasks/{deaf}/pause", 202, headers={"Prefer": "wait=0"})
+    assert (await promised.ask(f"POST /deaf/pause?task={deaf}", 200)).json["reason"] == "forced"
+    await promised.ask(f"POST /deaf/resume?task={deaf}", 202)
+    await progressed(promised, deaf)
+    await promised.ask("POST /deaf/pause", 202, headers={"Prefer": "wait=0"})
+    await promised.ask(f"POST /tasks/{deaf}/terminate", 200)
+    done = (await promised.ask("POST /steps/start", 202, json={"steps": 3}, headers={"Prefer": "wait=20"})).json
+    assert done["status"] == "completed"
+    failed = await launched(promised, "faulty", kind="fatal")
+    await until_so(promised, failed, lambda task: task["status"] == "failed")
+    retrying = await launched(promised, "faulty", kind="segfault")
+    await until_so(promised, retrying, lambda task: task["error"])
+    paused = await launched(promised, "steps", **FOREVER)
+    await progressed(promised, paused)
+    await promised.ask(f"POST /tasks/{paused}/pause", 200)
+    await promised.ask(f"POST /tasks/{paused}/resume", 202)
+    for task_id in (running, done["id"], failed, retrying, paused):
+        for rest in ("", "/attempts", "/events", "/log"):
+            await promised.ask(f"GET /tasks/{task_id}{rest}", 200)
+    await promised.ask(f"GET /steps/status?task={running}", 200)
+    assert len((await promised.ask("GET /steps/status", 200)).json["items"]) == 3
+    for path in ("/tasks", "/tasks?limit=1", "/tasks?status=failed&status=retrying&label=k:v", "/tasks?user=nobody"):
+        await promised.ask(f"GET {path}", 200)
+    file = f"GET /tasks/{done['id']}/files/lines.txt"
+    etag = (await promised.ask(file, 200)).headers["ETag"]
+    await promised.ask(file, 206, headers={"Range": "bytes=2-3"})
+    await promised.ask(file, 304, headers={"If-None-Match": etag})
+    await promised.ask(file, 416, headers={"Range": "bytes=1000-"})
+    await promised.ask(f"GET /tasks/{done['id']}/log", 416, headers={"Range": "bytes=100000-"})
+    printed = (await promised.ask("POST /printer/start", 202, json={"n": 3}, headers={"Prefer": "wait=20"})).json["id"]
+    await promised.ask(f"GET /tasks/{printed}/log?tail=1", 206, headers={"Range": "bytes=0-0"})
+    for line in (f"DELETE /tasks/{running}", *(f"POST /tasks/{done['id']}/{verb}" for verb in VERBS)):
+        await promised.ask(line, 409)
+    for verb in VERBS:
+        await promised.ask(f"POST /steps/{verb}?task={done['id']}", 409)
+    hanging = await launched(promised, "effect", path=str(tmp_path / "made"), hang=True)
+    await until_so(promised, hanging, lambda task: task["status"] == "running")
+    await promised.ask(f"POST /effect/terminate?task={hanging}", 202, headers={"Prefer": "wait=0"})
+    await promised.ask(f"POST /tasks/{hanging}/terminate", 202, headers={"Prefer": "wait=0"})
+    await promised.ask(f"POST /steps/terminate?task={paused}", 200)
+    await promised.ask(f"DELETE /tasks/{done['id']}", 204)
+    for line in lines_of(paused, "steps"):
+        if not line.startswith("HEAD"):
+            await promised.ask(line, 410)
+
+
+async def test_what_is_not_about_tasks(promised: Promised) -> None:
+    """Services, health and the page."""
+    services = (await promised.ask("GET /services", 200)).json["items"]
+    for service in services:
+        assert (await promised.ask(f"GET /services/{service['name']}", 200)).json == service
+    for path in ("/health", "/health/ready", "/docs", "/docs/docs.js", "/docs/swagger-ui-bundle.js"):
+        await promised.ask(f"GET {path}", 200)
+
+
+async def test_what_is_refused(promised: Promised) -> None:
+    """Unknown things, wrong bodies, no token."""
+    for line in lines_of(NEVER, "steps"):
+        if not line.startswith("HEAD"):
+            await promised.ask(line, 404)
+    for line in ("GET /services/nope", "GET /docs/nope.js"):
+        await promised.ask(line, 404)
+    await promised.ask("POST /tasks", 404, json={"service": "nope"})
+    for path in ("/tasks", "/steps/start"):
+        kind = {"Content-Type": "application/json"}
+        await promised.ask(f"POST {path}", 400, data=b"{", headers=kind)
+        await promised.ask(f"POST {path}", 413, data=io.BytesIO(b" " * (2 << 20)), headers=kind)
+        await promised.ask(f"POST {path}", 415, data=b"a", headers={"Content-Type": "text/plain"})
+        await promised.ask(f"POST {path}", 422, data=b'{"nonsense": 1}', headers=kind)
+    for method, path, status in promised.promises():
+        if status == 401:
+            line = f"{method} {filled(path, NEVER, 'steps')}"
+            await promised.ask(line, 401, headers={"Authorization": "Bearer nonsense"})
+
+
+UNSEEN: Final = {503, 507}
+"""What a server in good health does not answer."""
+RACES: Final = {("POST", "/tasks", 410), ("POST", "/{service}/start", 410)}
+"""Somebody terminated the task while its start was waited for."""
+
+
+async def test_every_promise_has_been_seen(promised: Promised) -> None:
+    """Nothing is promised that is never answered."""
+    missing = {promise for promise in promised.promises() - promised.seen if promise[2] not in UNSEEN} - RACES
+    assert missing == set()
+
+
+# What others make of it.
+
+
+@pytest.mark.timeout(150)
+async def test_schemathesis(tmp_path: Path) -> None:
+    """Requests made up from the document, fitting and not, are answered as it says, and none troubles the server."""
+    settings = {
+        "INTERMISSION_JWT_SECRET": SECRET,
+        "INTERMISSION_HANDLERS": "",
+        "INTERMISSION_MAX_RUNNING": "1",  # what they start may count for hours
+    }
+    async with flawless(tmp_path / "data", **settings) as server:
+        (server.data / "sources" / "small.csv").write_text("date,a\n2013-01-01,1\n")
+        process = await asyncio.create_subprocess_exec(
+            *(str(Path(sys.executable).with_name("st")), "--config-file", str(HERE / "schemathesis.toml"), "run"),
+            *(f"{server.url}/openapi.json", "-H", f"Authorization: {ANNA['Authorization']}"),
+            *("--checks", "all", "--max-examples", "10", "--seed", "1", "--generation-deterministic"),
+            *("--continue-on-failure", "--no-color"),
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            async with asyncio.timeout(110):
+                said = (await process.communicate())[0].decode()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        assert process.returncode == 0, said
+        assert re.search(r"Tested: (\d+)", said) is not None
