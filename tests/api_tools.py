@@ -5,7 +5,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from intermission.supervisor.routes.application import ROOMS
-from intermission.supervisor.routes.openapi import Operation
+from intermission.supervisor.routes.operation import Operation
 
 NEVER: Final = "01936d3e-7b1c-7def-8abc-0123456789ab"
 

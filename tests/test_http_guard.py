@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
+import jwt
 import pytest
 import pytest_asyncio
 from api_tools import NEVER, address, bare, filled, lines_of
@@ -20,7 +21,7 @@ from intermission.supervisor.routes import auth
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SECRET: Final = "a secret of the tests, thirty-two bytes and more"
+SECRET: Final = "a secret of the tests, thirty-two bytes and more, so that HS512 can use it as well"
 EVERYWHERE: Final = (
     *("GET /health", "GET /health/ready", "GET /tasks", "POST /tasks", "POST /steps/start", "GET /steps/status"),
     *("POST /steps/terminate", "GET /nope", "GET /steps/start", "POST /nope/start", "GET /tasks/nope", "PUT /health"),
@@ -190,6 +191,8 @@ WRONG: Final = {
     "alg RS256": token({"alg": "RS256"}, sub="anna"),
     "alg ES256": token({"alg": "ES256"}, sub="anna"),
     "alg HS512": token({"alg": "HS512"}, sub="anna"),
+    "signed by HS512": jwt.encode({"sub": "anna", "exp": time.time() + 3600}, SECRET, "HS512"),
+    "signed by HS384": jwt.encode({"sub": "anna", "exp": time.time() + 3600}, SECRET, "HS384"),
     "alg in lower case": token({"alg": "hs256"}, sub="anna"),
     "alg is a list": token({"alg": ["HS256"]}, sub="anna"),
     "no alg": token({}, sub="anna"),

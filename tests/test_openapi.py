@@ -69,6 +69,9 @@ def test_it_is_openapi(public: Any, modules: list[str]) -> None:
     assert document["openapi"].startswith("3.1.")
     ids = [operation["operationId"] for operation in operations(document).values()]
     assert len(set(ids)) == len(ids)
+    tags = [tag["name"] for tag in document["tags"]]
+    assert {tag for operation in operations(document).values() for tag in operation["tags"]} == set(tags)
+    assert len(set(tags)) == len(tags)
 
 
 def test_every_reference_leads_somewhere() -> None:

@@ -12,8 +12,8 @@ from intermission.supervisor.routes.guard import guard, local_only
 from intermission.supervisor.routes.problems import answer_problems
 from intermission.supervisor.routes.requests import MAX_BODY_BYTES
 
-ROOMS: Final = (ops, docs, tasks, files, extract, team, services)
-"""Who adds routes. The services' match any first part, so they come last."""
+ROOMS: Final = (tasks, files, ops, docs, extract, team, services)
+"""Who adds routes, in the order of the document. The services' match any first part, so they come last."""
 
 
 def make_app(supervisor: Supervisor, config: Config) -> web.Application:

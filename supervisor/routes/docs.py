@@ -20,7 +20,8 @@ from typing_extensions import TypedDict
 
 from intermission.handlers.registry import AnyHandler
 from intermission.supervisor.routes import requests
-from intermission.supervisor.routes.openapi import Operation, document
+from intermission.supervisor.routes.openapi import document
+from intermission.supervisor.routes.operation import Operation
 from intermission.supervisor.routes.ops import VERSION
 
 _OURS: Final = Path(__file__).with_name("page")

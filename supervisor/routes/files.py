@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from intermission.supervisor.routes import answers, requests, views
 from intermission.supervisor.routes.answers import SUPERVISOR
-from intermission.supervisor.routes.openapi import Operation
+from intermission.supervisor.routes.operation import Operation
 from intermission.supervisor.routes.problems import Problem
 
 _BLOCK_BYTES: Final = 256 << 10

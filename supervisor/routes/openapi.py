@@ -1,14 +1,13 @@
-"""The OpenAPI 3.1 document, generated from the routes: each is described where it stands, by an `Operation`.
+"""The OpenAPI 3.1 document, generated from the routes.
 
-What a route does is said by its docstring, what it takes and answers by types, which pydantic describes.
+Each is described where it stands: by its docstring, and by an `Operation`, whose types pydantic describes.
 """
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from http import HTTPStatus
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 from aiohttp import web
 from pydantic import TypeAdapter
@@ -17,10 +16,9 @@ from pydantic.json_schema import JsonSchemaMode
 from intermission.handlers.registry import AnyHandler
 from intermission.handlers.schema import Describer
 from intermission.supervisor.routes import shapes
+from intermission.supervisor.routes.operation import Operation, Params
 
 Json = dict[str, Any]
-_Route = TypeVar("_Route", bound=Callable[..., Any])
-
 _SERVICE: Final = "/{service}/"
 _COMPONENTS: Final = "#/components/schemas/"
 _JSON: Final = "application/json"
@@ -42,7 +40,7 @@ _PROBLEMS: Final = {
     _NO_TOKEN: "There is no token, or it is not valid.",
     _FOREIGN: "The Host is not this machine, or the Origin is not this server.",
     404: "There is no such thing, or it is somebody else's.",
-    409: "Not now: `allowed` says what is. Or it could be one of several `tasks`.",
+    409: "Not now: `allowed` says what is possible, or `tasks` which ones are in the way or could be meant.",
     410: "The task is gone.",
     413: "The body is larger than 1 MiB.",
     415: "The body is not JSON, or it is packed.",
@@ -57,37 +55,6 @@ _SENT: Final = {
     "ETag": "Of the file at this length.",
     "Content-Range": "Which part this is, where a part was asked for.",
 }
-
-
-class Params:
-    """As a body: the params of the service in whose address it is."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """What a route takes and answers; parameters are the fields of TypedDicts. Decorates the route."""
-
-    answers: Mapping[int, Any]
-    """By status: a type that is sent as JSON, a text that names another media type, or None for nothing."""
-    problems: Collection[int] = ()
-    """The statuses of its errors, without those of any body and of the guard."""
-    path: tuple[Any, ...] = ()
-    query: tuple[Any, ...] = ()
-    headers: tuple[Any, ...] = ()
-    body: Any = None
-    sends: Collection[str] = ()
-    """Headers that an answer may have."""
-
-    def __call__(self, route: _Route) -> _Route:
-        """Leave the description at the route."""
-        cast("Any", route).operation = self
-        return route
-
-    def types(self) -> Iterator[tuple[Any, JsonSchemaMode]]:
-        """What is sent as JSON, either way."""
-        if self.body is not None and self.body is not Params:
-            yield self.body, "validation"
-        yield from ((type_, "serialization") for type_ in self.answers.values() if not isinstance(type_, str | None))
 
 
 def document(
@@ -106,14 +73,15 @@ def document(
     for route, operation in described:
         for path, service in _addresses(route, handlers):
             paths.setdefault(path, {})[route.method.lower()] = writer.item(path, route, operation, service)
+    rooms = dict.fromkeys(map(_room, paths))
+    services = {name: {"description": handler.description} for name, handler in handlers.items()}
     secured = {} if public is None else {"securitySchemes": {"bearer": _BEARER}}
-    services = [{"name": name, "description": handler.description} for name, handler in handlers.items()]
     return {
         "openapi": "3.1.0",
         "info": {**_INFO, "version": version},
         "servers": [{"url": "/"}],
         "security": [] if public is None else [{"bearer": []}],
-        "tags": [{"name": "tasks"}, {"name": "services"}, *services, {"name": "operations"}],
+        "tags": [{"name": name, **services.get(name, {})} for name in rooms],
         "paths": paths,
         "components": {"schemas": writer.schemas, **secured},
     }
@@ -129,19 +97,24 @@ def _addresses(route: web.AbstractRoute, handlers: Mapping[str, AnyHandler]) -> 
         yield f"/{name}/{path.removeprefix(_SERVICE)}", handler
 
 
+def _room(path: str) -> str:
+    """The first part of an address, under which it is shown: a service's name, or one that no service may have."""
+    return path.split("/")[1].removesuffix(".json")
+
+
 class _Writer:
     """Writes operations, and keeps the schemas that they refer to."""
 
     def __init__(
         self, handlers: Mapping[str, AnyHandler], operations: Iterable[Operation], public: Collection[str] | None
     ) -> None:
-        types = {(shapes.Problem, "serialization"), *(pair for operation in operations for pair in operation.types())}
+        types: dict[tuple[Any, JsonSchemaMode], None] = {(shapes.Problem, "serialization"): None}
+        types |= {pair: None for operation in operations for pair in operation.types()}
         adapters = [(type_, mode, TypeAdapter(type_)) for type_, mode in types]
         self._refs, described = TypeAdapter.json_schemas(
             adapters, ref_template=_COMPONENTS + "{model}", schema_generator=Describer
         )
         self.schemas: Json = described.get("$defs", {})
-        self._services = handlers
         self._public = public
         for name, handler in handlers.items():
             # Every service has its Params: a name of its own keeps them apart.
@@ -152,14 +125,11 @@ class _Writer:
     def item(self, path: str, route: web.AbstractRoute, operation: Operation, service: AnyHandler | None) -> Json:
         """One method of an address."""
         function = cast("Any", route.handler)
-        text = inspect.cleandoc(function.__doc__)
-        summary, _, rest = text.partition("\n\n")
-        room = path.split("/")[1]
-        tag = room if service or room in {"tasks", "services", *self._services} else "operations"
+        summary, _, rest = inspect.cleandoc(function.__doc__).partition("\n\n")
         item: Json = {
-            "operationId": f"{tag}_{function.__name__}",
+            "operationId": f"{_room(path)}_{function.__name__}",
             "summary": " ".join(summary.split()).rstrip("."),
-            "tags": [tag],
+            "tags": [_room(path)],
             "parameters": [
                 *(parameter for type_ in operation.path for parameter in _parameters("path", type_)),
                 *(parameter for type_ in operation.query for parameter in _parameters("query", type_)),

@@ -9,7 +9,7 @@ from intermission.state.status import Status
 from intermission.supervisor.errors import UnavailableError
 from intermission.supervisor.routes import requests, shapes
 from intermission.supervisor.routes.answers import SUPERVISOR
-from intermission.supervisor.routes.openapi import Operation
+from intermission.supervisor.routes.operation import Operation
 
 VERSION: Final = version("intermission")
 PUBLIC: Final = frozenset({"/health", "/health/ready"})

@@ -10,7 +10,7 @@ from intermission.state.status import Event
 from intermission.supervisor.routes import answers, lists, requests, shapes, streams, views
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
-from intermission.supervisor.routes.openapi import Operation, Params
+from intermission.supervisor.routes.operation import Operation, Params
 
 
 class OfService(TypedDict):

@@ -290,7 +290,7 @@ class Problem(TypedDict):
     allowed: NotRequired[tuple[Verb, ...]]
     """409: what it can be told now."""
     tasks: NotRequired[list[TaskId]]
-    """409: all that could be meant."""
+    """409: those that could be meant, or that are in the way."""
     service: NotRequired[str]
     """410: the task's."""
     gone_at: NotRequired[Time]

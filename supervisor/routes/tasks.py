@@ -12,7 +12,7 @@ from intermission.handlers.schema import Fault, Invalid, Schema
 from intermission.supervisor.routes import answers, lists, requests, shapes, views
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
-from intermission.supervisor.routes.openapi import Operation
+from intermission.supervisor.routes.operation import Operation
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$")]
 _Value = Annotated[str, Field(max_length=255)]

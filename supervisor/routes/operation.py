@@ -1,0 +1,40 @@
+"""How a route is described for the document, where it stands: what it takes and what it answers, as types."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from pydantic.json_schema import JsonSchemaMode
+
+_Route = TypeVar("_Route", bound=Callable[..., Any])
+
+
+class Params:
+    """As a body: the params of the service in whose address it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What a route takes and answers; parameters are the fields of TypedDicts. Decorates the route."""
+
+    answers: Mapping[int, Any]
+    """By status: a type that is sent as JSON, a text that names another media type, or None for nothing."""
+    problems: Collection[int] = ()
+    """The statuses of its errors, without those of any body and of the guard."""
+    path: tuple[Any, ...] = ()
+    query: tuple[Any, ...] = ()
+    headers: tuple[Any, ...] = ()
+    body: Any = None
+    sends: Collection[str] = ()
+    """Headers that an answer may have."""
+
+    def __call__(self, route: _Route) -> _Route:
+        """Leave the description at the route."""
+        cast("Any", route).operation = self
+        return route
+
+    def types(self) -> Iterator[tuple[Any, JsonSchemaMode]]:
+        """What is sent as JSON, either way."""
+        if self.body is not None and self.body is not Params:
+            yield self.body, "validation"
+        yield from ((type_, "serialization") for type_ in self.answers.values() if not isinstance(type_, str | None))
