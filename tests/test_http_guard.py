@@ -356,6 +356,19 @@ async def test_somebody_elses_task(server: Server, status: str) -> None:
     await as_(server, ANNA, f"POST /tasks/{task_id}/terminate")
 
 
+async def test_somebody_elses_upload(server: Server) -> None:
+    """So is another user's upload, with bytes to add to it and without."""
+    announced = await as_(server, ANNA, "POST /upload/start", headers={"Upload-Length": "5"})
+    task_id = announced.json["id"]
+    for line in lines_of(task_id, "upload"):
+        assert (await as_(server, BERTA, line)).status == 404, line
+    line, headers = f"POST /upload/resume?task={task_id}", {"Upload-Offset": "0"}
+    problem(await as_(server, BERTA, line, headers=headers, data=b"theirs"[:5]), 404, "unknown-task")
+    done = await as_(server, ANNA, line, headers=headers, data=b"hello")
+    assert (done.status, done.json["status"]) == (200, "completed")
+    assert (await as_(server, ANNA, f"GET /tasks/{task_id}/files/content")).body == b"hello"
+
+
 async def test_verbs_without_a_task_are_about_ones_own(server: Server) -> None:
     """A verb without ``?task=`` looks at the caller's tasks only, an administrator's too."""
     task_id = await started(server, ANNA, steps=100_000)

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Any, Final
 
 import pytest
 import pytest_asyncio
+from aiohttp import web
 from api_tools import NEVER, address, bare, described, filled, lines_of
-from harness import HERE, Answer, Json, Server, flawless, until
+from harness import HERE, Answer, Json, Server, flawless, parsed, until
 from jsonschema import Draft202012Validator
+from upload_tools import MIB, begin, data, flowing
 
 from intermission.handlers import registry
 from intermission.supervisor import tokens
@@ -50,15 +53,18 @@ class Promised:
     async def ask(self, line: str, status: int, **options: Any) -> Answer:
         """A request, and its answer as promised."""
         method, _, target = line.partition(" ")
-        options["headers"] = {**ANNA, **options.pop("headers", {})}
-        answer = await self.server.ask(method, target, **options)
+        return self.hold(line, status, await self.server.ask(method, target, **options))
+
+    def hold(self, line: str, status: int, answer: Answer) -> Answer:
+        """An answer, held against the promise."""
+        method, _, target = line.partition(" ")
         assert answer.status == status, (line, answer.body)
         path = target.partition("?")[0]
         route = next(route for fits, route in self._addresses if fits.fullmatch(path) and route.method == method)
         service = path.split("/")[1]
         documented = self.document["paths"][address(route).replace("{service}", service)][method.lower()]
         promise = documented["responses"][str(status)]
-        self.seen.add((method, address(route), status))
+        self.seen.add((method, self._kept(route, service), status))
         kind = answer.headers.get("Content-Type", "").partition(";")[0]
         if "content" not in promise:
             assert answer.body == b""
@@ -71,22 +77,33 @@ class Promised:
         return answer
 
     def promises(self) -> set[tuple[str, str, int]]:
-        """Every answer of every route."""
+        """Every answer of every route, of those of all services once; and a stream service's own in their place."""
         found = set()
         for route in bare().router.routes():
             if route.method != "HEAD":
-                path = address(route).replace("{service}", "steps")
-                responses = self.document["paths"][path][route.method.lower()]["responses"]
-                found |= {(route.method, address(route), int(status)) for status in responses}
+                for service in ("steps", "upload"):
+                    path = address(route).replace("{service}", service)
+                    responses = self.document["paths"][path][route.method.lower()]["responses"]
+                    found |= {(route.method, self._kept(route, service), int(status)) for status in responses}
         return found
+
+    def _kept(self, route: web.AbstractRoute, service: str) -> str:
+        is_streamed = service == "upload" and described(route).streamed
+        return address(route).replace("{service}", service) if is_streamed else address(route)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def promised(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Promised]:
     """A server with a secret, and its document."""
-    settings = {"INTERMISSION_JWT_SECRET": SECRET, "INTERMISSION_MAX_RUNNING": "64"}
+    settings = {
+        "INTERMISSION_JWT_SECRET": SECRET,
+        "INTERMISSION_MAX_RUNNING": "64",
+        "INTERMISSION_UPLOAD_IDLE_S": "1",
+    }
     async with flawless(tmp_path_factory.mktemp("openapi"), **settings) as server:
-        document = (await server.ask("GET", "/openapi.json", headers=ANNA)).json
+        assert server.session is not None
+        server.session.headers.update(ANNA)
+        document = (await server.ask("GET", "/openapi.json")).json
         yield Promised(server, document)
 
 
@@ -182,6 +199,45 @@ async def test_tasks_in_every_status(promised: Promised, tmp_path: Path) -> None
             await promised.ask(line, 410)
 
 
+async def test_data(promised: Promised) -> None:
+    """Uploads that come whole, in parts, too slowly, and not as they were announced."""
+    server, start, content = promised.server, "POST /upload/start", data(3 * MIB)
+    whole = (await promised.ask(f"{start}?filename=a.txt", 201, data=b"abc")).json
+    assert whole["status"] == "completed"
+    named = {"id": (await promised.ask(start, 201, headers={"Upload-Length": "5"})).json["id"]}
+    resume = f"POST /upload/resume?task={named['id']}"
+    await promised.ask(f"POST /upload/pause?task={named['id']}", 200)
+    await promised.ask(f"POST /tasks/{named['id']}/resume", 200)
+    await promised.ask(resume, 400, data=b"abc")
+    assert (await promised.ask(resume, 409, data=b"c", headers={"Upload-Offset": "2"})).json["offset"] == 0
+    await promised.ask(resume, 413, data=b"abcdef", headers={"Upload-Offset": "0"})
+    await promised.ask(resume, 415, data=b"ab", headers={"Upload-Offset": "0", "Content-Encoding": "br"})
+    await promised.ask(resume, 200, data=b"ab", headers={"Upload-Offset": "0"})
+    await promised.ask(resume, 200, data=b"cde", headers={"Upload-Offset": "2"})
+    for task_id in (named["id"], whole["id"]):
+        await promised.ask(f"GET /upload/status?task={task_id}", 200)
+    await promised.ask("GET /upload/status", 200)
+    bare_head = f"POST /upload/start HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+    promised.hold(start, 411, parsed(await server.talk(bare_head.encode() + b"GET / HTTP/1.0\r\n\r\n")))
+    await promised.ask(start, 400, data=b"abc", headers={"Upload-Length": "three"})
+    await promised.ask(start, 413, data=b"abc", headers={"Upload-Length": "2"})
+    await promised.ask(start, 415, data=b"abc", headers={"Content-Type": "multipart/form-data; boundary=x"})
+    wrong = {"Repr-Digest": f"sha-256=:{b64encode(bytes(32)).decode()}:"}
+    await promised.ask(start, 422, data=b"abc", headers=wrong)
+    for verb, status in (("pause", 200), ("terminate", 410)):
+        sending, task_id = await flowing(server, content, MIB, f"Authorization: Bearer {TOKEN}")
+        await promised.ask(f"POST /upload/{verb}?task={task_id}", 200)
+        promised.hold(start, status, await sending.answer())
+    sending, task_id = await flowing(server, content, MIB, f"Authorization: Bearer {TOKEN}")
+    offset = promised.hold(start, 408, await sending.answer()).json["offset"]
+    headers = (f"Upload-Offset: {offset}", f"Authorization: Bearer {TOKEN}")
+    sending = await begin(server, f"/upload/resume?task={task_id}", *headers, length=len(content) - offset)
+    promised.hold("POST /upload/resume", 408, await sending.answer())
+    await promised.ask(f"POST /tasks/{task_id}/terminate", 200)
+    await promised.ask(f"POST /upload/resume?task={task_id}", 410)
+    await promised.ask(f"POST /upload/resume?task={NEVER}", 404)
+
+
 async def test_what_is_not_about_tasks(promised: Promised) -> None:
     """Services, health and the page."""
     services = (await promised.ask("GET /services", 200)).json["items"]
@@ -205,6 +261,8 @@ async def test_what_is_refused(promised: Promised) -> None:
         await promised.ask(f"POST {path}", 413, data=io.BytesIO(b" " * (2 << 20)), headers=kind)
         await promised.ask(f"POST {path}", 415, data=b"a", headers={"Content-Type": "text/plain"})
         await promised.ask(f"POST {path}", 422, data=b'{"nonsense": 1}', headers=kind)
+    for line in ("POST /upload/start", "POST /upload/resume"):
+        await promised.ask(f"{line}?nonsense=1", 422)
     for method, path, status in promised.promises():
         if status == 401:
             line = f"{method} {filled(path, NEVER, 'steps')}"
@@ -213,8 +271,14 @@ async def test_what_is_refused(promised: Promised) -> None:
 
 UNSEEN: Final = {503, 507}
 """What a server in good health does not answer."""
-RACES: Final = {("POST", "/tasks", 410), ("POST", "/{service}/start", 410)}
-"""Somebody terminated the task while its start was waited for."""
+RACES: Final = {
+    # Somebody else was quicker than who started the task: terminated it while its start was waited for, or told it.
+    *(("POST", "/tasks", 410), ("POST", "/{service}/start", 410), ("POST", "/upload/start", 409)),
+    # What has not come to an end within 15 s is answered as it is.
+    *(("POST", "/upload/start", 202), ("POST", "/upload/resume", 202)),
+    # That of a stream service, seen at its own address.
+    ("POST", "/{service}/resume", 200),
+}
 
 
 async def test_every_promise_has_been_seen(promised: Promised) -> None:
@@ -233,6 +297,7 @@ async def test_schemathesis(tmp_path: Path) -> None:
         "INTERMISSION_JWT_SECRET": SECRET,
         "INTERMISSION_HANDLERS": "",
         "INTERMISSION_MAX_RUNNING": "1",  # what they start may count for hours
+        "INTERMISSION_MAX_UPLOAD_BYTES": str(MIB),  # what they announce would fit on no disk
     }
     async with flawless(tmp_path / "data", **settings) as server:
         (server.data / "sources" / "small.csv").write_text("date,a\n2013-01-01,1\n")

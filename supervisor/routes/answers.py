@@ -52,7 +52,7 @@ async def pause(request: web.Request, task_id: str) -> web.Response:
 async def resume(request: web.Request, task_id: str) -> web.Response:
     """Let the task go on where it stopped.
 
-    With a wait, the answer comes when it rests again.
+    With a wait, the answer comes when it rests again. 200 is that of a stream service, whose task now awaits its data.
     """
     caller = request[CALLER]
     resumed = await request.app[SUPERVISOR].resume(task_id, caller.scope, by=caller.user)
@@ -83,13 +83,14 @@ def _progress(shown: Task) -> dict[str, str]:
 VERBS: Final = {"pause": pause, "resume": resume, "terminate": terminate}
 TOLD: Final[dict[str, dict[int, Any]]] = {
     "pause": {200: shapes.Task, 202: shapes.Task},
-    "resume": {202: shapes.Task},
+    "resume": {200: shapes.Task, 202: shapes.Task},
     "terminate": {200: shapes.Terminated, 202: shapes.Task},
 }
 """What each verb answers."""
 TOLD_PROBLEMS: Final = (404, 409, 410, 422, 503, 507)
 STARTED_PROBLEMS: Final = (410, 503, 507)
-SENDS: Final = ("Preference-Applied",)
+PROGRESS: Final = ("Upload-Offset", "Upload-Length")
+SENDS: Final = ("Preference-Applied", *PROGRESS)
 
 
 async def _resting(request: web.Request, now: Task) -> Task:

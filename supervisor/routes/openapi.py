@@ -36,14 +36,17 @@ _BEARER: Final = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "de
 _FOREIGN, _NO_TOKEN = 403, 401
 _OF_BODIES: Final = (400, 413, 415, 422)
 _PROBLEMS: Final = {
-    400: "The body is not JSON in UTF-8, or it broke off.",
+    400: "The body is not JSON in UTF-8 or broke off, or a header is not as it should be.",
     _NO_TOKEN: "There is no token, or it is not valid.",
     _FOREIGN: "The Host is not this machine, or the Origin is not this server.",
     404: "There is no such thing, or it is somebody else's.",
-    409: "Not now: `allowed` says what is possible, or `tasks` which ones are in the way or could be meant.",
+    408: "Nothing came for too long: resume at `offset`.",
+    409: "Not now: see `allowed` for what is, `tasks` for those in the way or that could be meant, `offset` for where "
+    "to go on.",
     410: "The task is gone.",
-    413: "The body is larger than 1 MiB.",
-    415: "The body is not JSON, or it is packed.",
+    411: "There is neither a body nor a length.",
+    413: "The body is larger than is taken, or than was announced.",
+    415: "The body is of a type that is not taken, or it is packed.",
     416: "Nothing is in that range.",
     422: "Something does not fit: `errors` has every fault.",
     503: "The server is starting or stopping, or its database does not answer: try again.",
@@ -53,6 +56,8 @@ _SENT: Final = {
     "Location": "The task's address.",
     "Preference-Applied": "The wait that was asked for, as it was granted.",
     "ETag": "Of the file at this length.",
+    "Upload-Offset": "Of a stream service's task: how many bytes of its data are durable.",
+    "Upload-Length": "Of a stream service's task: how many bytes its data has, if that is known.",
     "Content-Range": "Which part this is, where a part was asked for.",
 }
 
@@ -67,12 +72,16 @@ def document(
 
     Raises AttributeError for a route that is not described.
     """
-    described = [(route, cast("Any", route.handler).operation) for route in routes if route.method != "HEAD"]
-    writer = _Writer(handlers, [operation for _, operation in described], public)
+    described = [
+        (path, route.method, _function(route, service), service)
+        for route in routes
+        if route.method != "HEAD"  # that of a GET is understood
+        for path, service in _addresses(route, handlers)
+    ]
+    writer = _Writer(handlers, [function.operation for _, _, function, _ in described], public)
     paths: dict[str, Json] = {}
-    for route, operation in described:
-        for path, service in _addresses(route, handlers):
-            paths.setdefault(path, {})[route.method.lower()] = writer.item(path, route, operation, service)
+    for path, method, function, service in described:
+        paths.setdefault(path, {})[method.lower()] = writer.item(path, function, service)
     rooms = dict.fromkeys(map(_room, paths))
     services = {name: {"description": handler.description} for name, handler in handlers.items()}
     secured = {} if public is None else {"securitySchemes": {"bearer": _BEARER}}
@@ -97,6 +106,13 @@ def _addresses(route: web.AbstractRoute, handlers: Mapping[str, AnyHandler]) -> 
         yield f"/{name}/{path.removeprefix(_SERVICE)}", handler
 
 
+def _function(route: web.AbstractRoute, service: AnyHandler | None) -> Any:
+    """What answers, and is described."""
+    function = cast("Any", route.handler)
+    streamed = service is not None and service.stream and function.operation.streamed
+    return streamed or function
+
+
 def _room(path: str) -> str:
     """The first part of an address, under which it is shown: a service's name, or one that no service may have."""
     return path.split("/")[1].removesuffix(".json")
@@ -117,14 +133,16 @@ class _Writer:
         self.schemas: Json = described.get("$defs", {})
         self._public = public
         for name, handler in handlers.items():
+            if handler.stream:
+                continue  # its start takes data
             # Every service has its Params: a name of its own keeps them apart.
             schema = handler.params.json_schema("validation", f"{_COMPONENTS}{name}.{{model}}")
             self.schemas |= {f"{name}.{model}": of for model, of in schema.pop("$defs", {}).items()}
             self.schemas[f"{name}.params"] = schema
 
-    def item(self, path: str, route: web.AbstractRoute, operation: Operation, service: AnyHandler | None) -> Json:
+    def item(self, path: str, function: Any, service: AnyHandler | None) -> Json:
         """One method of an address."""
-        function = cast("Any", route.handler)
+        operation: Operation = function.operation
         summary, _, rest = inspect.cleandoc(function.__doc__).partition("\n\n")
         item: Json = {
             "operationId": f"{_room(path)}_{function.__name__}",
@@ -147,6 +165,8 @@ class _Writer:
 
     def _body(self, operation: Operation, service: AnyHandler | None) -> Json:
         """The body of a request: left out, it stands for an empty object, where that would fit."""
+        if isinstance(operation.body, str):
+            return {"content": {operation.body: {}}}
         schema = self._refs.get((operation.body, "validation"))
         if operation.body is Params and service is not None:
             schema = {"$ref": f"{_COMPONENTS}{service.service}.params"}
@@ -154,7 +174,7 @@ class _Writer:
         return {"required": "required" in described, "content": {_JSON: {"schema": schema}}}
 
     def _responses(self, path: str, operation: Operation) -> Json:
-        problems = {*operation.problems, *(_OF_BODIES if operation.body is not None else ())}
+        problems = {*operation.problems, *(() if isinstance(operation.body, str | None) else _OF_BODIES)}
         if self._public is None:
             problems.add(_FOREIGN)
         elif path not in self._public:

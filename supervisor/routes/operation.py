@@ -10,7 +10,7 @@ _Route = TypeVar("_Route", bound=Callable[..., Any])
 
 
 class Params:
-    """As a body: the params of the service in whose address it is."""
+    """Stands for the params of a service."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +25,11 @@ class Operation:
     query: tuple[Any, ...] = ()
     headers: tuple[Any, ...] = ()
     body: Any = None
+    """As an answer; `Params` for those of the service in whose address it is."""
     sends: Collection[str] = ()
     """Headers that an answer may have."""
+    streamed: Callable[..., Any] | None = None
+    """What answers in the route's place for a stream service: a function that is described itself."""
 
     def __call__(self, route: _Route) -> _Route:
         """Leave the description at the route."""
@@ -35,6 +38,6 @@ class Operation:
 
     def types(self) -> Iterator[tuple[Any, JsonSchemaMode]]:
         """What is sent as JSON, either way."""
-        if self.body is not None and self.body is not Params:
+        if self.body is not Params and not isinstance(self.body, str | None):
             yield self.body, "validation"
         yield from ((type_, "serialization") for type_ in self.answers.values() if not isinstance(type_, str | None))

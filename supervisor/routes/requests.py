@@ -28,6 +28,14 @@ class OfTask(TypedDict):
 
 
 @with_config(use_attribute_docstrings=True)
+class OneOf(TypedDict, total=False):
+    """Which of the caller's tasks is meant."""
+
+    task: TaskId
+    """Its id. Without it, one's only task of this service that can be told so."""
+
+
+@with_config(use_attribute_docstrings=True)
 class Waiting(TypedDict, total=False):
     """What a request may say about waiting (RFC 7240)."""
 

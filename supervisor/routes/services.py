@@ -20,14 +20,6 @@ class OfService(TypedDict):
 
 
 @with_config(use_attribute_docstrings=True)
-class OneOf(TypedDict, total=False):
-    """Which of the caller's tasks is meant."""
-
-    task: shapes.TaskId
-    """Its id. Without it, one's only task of this service that can be told so."""
-
-
-@with_config(use_attribute_docstrings=True)
 class Which(TypedDict, total=False):
     """Which tasks of a service are meant."""
 
@@ -69,11 +61,12 @@ async def show(request: web.Request) -> web.StreamResponse:
     answers={202: shapes.Task},
     problems=answers.STARTED_PROBLEMS,
     sends=("Location", *answers.SENDS),
+    streamed=streams.start,
 )
 async def start(request: web.Request) -> web.StreamResponse:
-    """Start a task of this service; the body is its params, or of a stream service its data.
+    """Start a task of this service; the body is its params.
 
-    With a wait, the answer comes when it rests.
+    202 means that it is on disk. With a wait, the answer comes when it rests.
     """
     supervisor = request.app[SUPERVISOR]
     service = supervisor.service(request.match_info["service"])
@@ -84,7 +77,12 @@ async def start(request: web.Request) -> web.StreamResponse:
     return await answers.started(request, await supervisor.start(service, params, request[CALLER].user))
 
 
-@Operation(query=(lists.Filters, Which), answers={200: shapes.Task | shapes.TaskPage}, problems=(404, 410, 422, 503))
+@Operation(
+    query=(lists.Filters, Which),
+    answers={200: shapes.Task | shapes.TaskPage},
+    problems=(404, 410, 422, 503),
+    sends=answers.PROGRESS,
+)
 async def status(request: web.Request) -> web.StreamResponse:
     """Show one task of this service, or list one's own."""
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
@@ -100,11 +98,12 @@ def _verb(verb: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     act = answers.VERBS[verb]
 
     @Operation(
-        query=(OneOf,),
+        query=(requests.OneOf,),
         headers=(requests.Waiting,),
         answers=answers.TOLD[verb],
         problems=answers.TOLD_PROBLEMS,
         sends=answers.SENDS,
+        streamed=streams.resume if verb == Event.RESUME else None,
     )
     async def told(request: web.Request) -> web.StreamResponse:
         supervisor, caller = request.app[SUPERVISOR], request[CALLER]

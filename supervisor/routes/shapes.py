@@ -284,13 +284,15 @@ class Problem(TypedDict):
     errors: NotRequired[list[Fault]]
     """422: every fault."""
     id: NotRequired[TaskId]
-    """409, 410: the task."""
+    """The task that this is about."""
     task_status: NotRequired[TaskStatus]
-    """409: what it is."""
+    """Its status."""
     allowed: NotRequired[tuple[Verb, ...]]
-    """409: what it can be told now."""
+    """What it can be told now."""
     tasks: NotRequired[list[TaskId]]
     """409: those that could be meant, or that are in the way."""
+    offset: NotRequired[int]
+    """At which byte of the data a resume may go on."""
     service: NotRequired[str]
     """410: the task's."""
     gone_at: NotRequired[Time]

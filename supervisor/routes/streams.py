@@ -14,10 +14,12 @@ import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import Annotated, Final
 
 from aiohttp import StreamReader, web
 from aiohttp.multipart import content_disposition_filename, parse_content_disposition
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
 
 from intermission.handlers.body import MAX_SIZE
 from intermission.handlers.upload import DigestMismatch
@@ -26,9 +28,10 @@ from intermission.state.status import Reason, Status
 from intermission.supervisor.attempt import Attempt
 from intermission.supervisor.core import received
 from intermission.supervisor.errors import GoneError
-from intermission.supervisor.routes import answers, requests
+from intermission.supervisor.routes import answers, requests, shapes
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
+from intermission.supervisor.routes.operation import Operation
 from intermission.supervisor.routes.problems import Problem
 
 _ENDS_WITHIN_S: Final = 15.0
@@ -58,8 +61,44 @@ class _End(Enum):
     TOO_LONG = auto()
 
 
+@with_config(use_attribute_docstrings=True)
+class Naming(TypedDict, total=False):
+    """What is said of the data in the address."""
+
+    filename: shapes.Text
+    """What it is called; without it, what Content-Disposition says."""
+
+
+_Size = Annotated[int, Field(ge=0, le=MAX_SIZE)]
+Announcing = TypedDict(
+    "Announcing",
+    {
+        "Upload-Length": Annotated[_Size, Field(description="How many bytes there are in all")],
+        "Content-Disposition": Annotated[str, Field(description="`attachment; filename=…`")],
+        "Repr-Digest": Annotated[str, Field(description="What the bytes must come to (RFC 9530): `sha-256=:…:`")],
+    },
+    total=False,
+)
+Continuing = TypedDict(
+    "Continuing",
+    {"Upload-Offset": Annotated[_Size, Field(description="At which byte of the data this body begins")]},
+    total=False,
+)
+
+
+@Operation(
+    query=(Naming,),
+    headers=(Announcing,),
+    body="application/octet-stream",
+    answers={200: shapes.Task, 201: shapes.Task, 202: shapes.Task},
+    problems=(400, 408, 409, 410, 411, 413, 415, 422, 503, 507),
+    sends=("Location", *answers.PROGRESS),
+)
 async def start(request: web.Request, service: str) -> web.StreamResponse:
-    """Create the task and take its data: the body. With Upload-Length and no body it is only created."""
+    """Start a task of this service; the body is its data, of any type.
+
+    201 when the last byte is durable, 200 when it was paused before. With Upload-Length and no body it is only created.
+    """
     values = requests.query(request, "filename")
     supervisor, announced, length = request.app[SUPERVISOR], _announced(request), _header(request, "Upload-Length")
     if announced is None and not _is_chunked(request) and length is None:
@@ -80,8 +119,19 @@ async def start(request: web.Request, service: str) -> web.StreamResponse:
     return await _receive(request, fresh, size, 0)
 
 
+@Operation(
+    query=(requests.OneOf,),
+    headers=(requests.Waiting, Continuing),
+    body="application/octet-stream",
+    answers={200: shapes.Task, 202: shapes.Task},
+    problems=(400, 404, 408, 409, 410, 413, 415, 422, 503, 507),
+    sends=answers.SENDS,
+)
 async def resume(request: web.Request, task: Task) -> web.StreamResponse:
-    """Go on with the body at Upload-Offset; without both only lift a pause."""
+    """Go on with the task's data: the body, from Upload-Offset on.
+
+    Without both, only a pause is lifted.
+    """
     announced, offset = _announced(request), _header(request, "Upload-Offset")
     if offset is None:
         if announced or _is_chunked(request):

@@ -93,7 +93,7 @@ async def start(request: web.Request) -> web.StreamResponse:
     return await answers.started(request, fresh)
 
 
-@Operation(path=(requests.OfTask,), answers={200: shapes.Task}, problems=_READ_PROBLEMS)
+@Operation(path=(requests.OfTask,), answers={200: shapes.Task}, problems=_READ_PROBLEMS, sends=answers.PROGRESS)
 async def show(request: web.Request) -> web.StreamResponse:
     """Show a task as it is now."""
     requests.query(request)
