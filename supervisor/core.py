@@ -167,7 +167,7 @@ class Supervisor:
     async def only(self, service: str, user: str, verb: Event) -> Task:
         """The user's only task of this service that can be told so.
 
-        Raises `NoneEligibleError` and `AmbiguousError`.
+        Raises `NoneEligibleError`, `AmbiguousError`, and as `get` where it has gone meanwhile.
         """
         stream = self._handler(service).stream
         statuses = frozenset(status for status in Status if verb in allowed(status, stream=stream))
@@ -183,7 +183,7 @@ class Supervisor:
             case []:
                 raise NoneEligibleError(service, verb)
             case [task]:
-                return task
+                return await self.get(task.id, user)  # the whole: a list leaves its params out
             case several:
                 raise AmbiguousError(verb, [task.id for task in several])
 

@@ -239,7 +239,17 @@ async def test_data(promised: Promised) -> None:
 
 
 async def test_what_is_not_about_tasks(promised: Promised) -> None:
-    """Services, health and the page."""
+    """Services and what some of them have besides, health and the page."""
+    sources = promised.server.data / "sources"
+    (sources / "good.csv").write_text("date,a\n2013-01-01,1\n")
+    (sources / "bad.csv").write_bytes(b"\xff\n")
+    items = (await promised.ask("GET /extract/sources", 200)).json["items"]
+    assert [item["error"] is None for item in items] == [False, True]
+    await promised.ask("GET /extract/sources?limit=1&cursor=bad", 200)
+    teams = {"teams": [{"name": "red", "members": [{"email": "a@b.example"}]}, {"name": "blue"}]}
+    await promised.ask("POST /team/start", 202, json=teams, headers={"Prefer": "wait=20"})
+    page = (await promised.ask("GET /team/teams?limit=1", 200)).json
+    assert len((await promised.ask(f"GET /team/teams?cursor={page['next']}", 200)).json["items"]) == 1
     services = (await promised.ask("GET /services", 200)).json["items"]
     for service in services:
         assert (await promised.ask(f"GET /services/{service['name']}", 200)).json == service
@@ -290,7 +300,7 @@ async def test_every_promise_has_been_seen(promised: Promised) -> None:
 # What others make of it.
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 async def test_schemathesis(tmp_path: Path) -> None:
     """Requests made up from the document, fitting and not, are answered as it says, and none troubles the server."""
     settings = {
@@ -311,10 +321,10 @@ async def test_schemathesis(tmp_path: Path) -> None:
             stderr=asyncio.subprocess.STDOUT,
         )
         try:
-            async with asyncio.timeout(110):
+            async with asyncio.timeout(200):
                 said = (await process.communicate())[0].decode()
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-        assert process.returncode == 0, said
+        assert process.returncode == 0, "\n".join([said, *(line for line in server.log if "request failed" in line)])
         assert re.search(r"Tested: (\d+)", said) is not None

@@ -308,6 +308,16 @@ async def test_created_first_and_sent_later(server: Server) -> None:
     assert (await resume(server, answer.json["id"], CONTENT, 0)).json["result"]["sha256"] == sha256(CONTENT)
 
 
+async def test_going_on_without_naming_it(tmp_path: Path) -> None:
+    """A client's only upload need not be named, by bytes either."""
+    async with playing(tmp_path) as server:
+        first = await upload(server, CONTENT[:HALF], Upload_Length=str(len(CONTENT)))
+        rest, headers = io.BytesIO(CONTENT[HALF:]), {"Upload-Offset": str(HALF)}
+        answer = await server.ask("POST", "/upload/resume", data=rest, headers=headers)
+        assert (answer.status, answer.json["id"]) == (200, first.json["id"])
+        assert answer.json["result"]["sha256"] == sha256(CONTENT)
+
+
 async def test_status_says_how_far_it_is(server: Server) -> None:
     """GET and HEAD carry the durable offset and the length."""
     first = await upload(server, CONTENT[:HALF], Upload_Length=str(len(CONTENT)))

@@ -3,11 +3,22 @@
 import asyncio
 
 from aiohttp import web
+from pydantic import with_config
+from typing_extensions import TypedDict
 
 from intermission.handlers.inputs import Inputs
 from intermission.handlers.sources import Source, list_sources
-from intermission.supervisor.routes import lists, requests, views
+from intermission.supervisor.routes import lists, requests, shapes
 from intermission.supervisor.routes.answers import SUPERVISOR
+from intermission.supervisor.routes.operation import Operation
+
+
+@with_config(use_attribute_docstrings=True)
+class After(TypedDict, total=False):
+    """Where the page before ended."""
+
+    cursor: shapes.Text
+    """The `next` of the page before."""
 
 
 def add(app: web.Application) -> None:
@@ -15,17 +26,19 @@ def add(app: web.Application) -> None:
     app.router.add_get("/extract/sources", sources)
 
 
+@Operation(query=(lists.Limit, After), answers={200: shapes.SourcePage}, problems=(422,))
 async def sources(request: web.Request) -> web.StreamResponse:
-    """One page of the sources, by name, with their columns; the first rows of each are read for that."""
+    """List the sources by name, each with its columns; the first rows of each are read for that."""
     values = requests.query(request, "limit", "cursor")
     limit, after = lists.limit(values), values.get("cursor", [""])[0]
     places = request.app[SUPERVISOR].places
     given = Inputs(places.sources, places.directory)
     found = await asyncio.to_thread(list_sources, given, after, limit + 1)
     following = found[limit - 1].name if len(found) > limit else None
-    return requests.answer(request, {"items": [_source(one) for one in found[:limit]], "next": following})
+    page: shapes.SourcePage = {"items": [_source(one) for one in found[:limit]], "next": following}
+    return requests.answer(request, page)
 
 
-def _source(of: Source) -> views.Json:
-    columns = [{"name": column.name, "type": column.type} for column in of.columns]
+def _source(of: Source) -> shapes.Source:
+    columns: list[shapes.Column] = [{"name": column.name, "type": column.type} for column in of.columns]
     return {"name": of.name, "format": of.format, "size_bytes": of.size_bytes, "columns": columns, "error": of.error}

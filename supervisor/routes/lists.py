@@ -21,6 +21,14 @@ _MAX_LIMIT: Final = 200
 
 
 @with_config(use_attribute_docstrings=True)
+class Limit(TypedDict, total=False):
+    """What every list takes."""
+
+    limit: Annotated[int, Field(ge=1, le=_MAX_LIMIT)]
+    """How many at most; 50 if nothing is said."""
+
+
+@with_config(use_attribute_docstrings=True)
 class Filters(TypedDict, total=False):
     """What every list of tasks takes."""
 
@@ -28,8 +36,6 @@ class Filters(TypedDict, total=False):
     """Only tasks of this status; may be given several times."""
     label: list[shapes.Label]
     """Only tasks with this label, as `name:value`; may be given several times."""
-    limit: Annotated[int, Field(ge=1, le=_MAX_LIMIT)]
-    """How many at most; 50 if nothing is said."""
     cursor: shapes.TaskId
     """The `next` of the page before."""
 

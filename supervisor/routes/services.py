@@ -78,7 +78,7 @@ async def start(request: web.Request) -> web.StreamResponse:
 
 
 @Operation(
-    query=(lists.Filters, Which),
+    query=(lists.Limit, lists.Filters, Which),
     answers={200: shapes.Task | shapes.TaskPage},
     problems=(404, 410, 422, 503),
     sends=answers.PROGRESS,

@@ -241,6 +241,51 @@ class Services(TypedDict):
     next: None
 
 
+class Column(TypedDict):
+    """A column of a source, and what it seems to hold."""
+
+    name: str
+    type: Annotated[str, WithJsonSchema({"enum": ["integer", "number", "date", "datetime", "text", "json"]})]
+
+
+@_documented
+class Source(TypedDict):
+    """Something to extract from."""
+
+    name: str
+    format: str | None
+    size_bytes: int
+    columns: list[Column]
+    error: str | None
+    """Why its columns cannot be read."""
+
+
+class SourcePage(TypedDict):
+    """One page of sources, by name."""
+
+    items: list[Source]
+    next: Annotated[str | None, Field(description="The `cursor` of the next page")]
+
+
+@_documented
+class Team(TypedDict):
+    """A team in the directory."""
+
+    name: str
+    members: int
+    """How many it has."""
+    task: TaskId | None
+    """Which created it."""
+    created_at: Time
+
+
+class TeamPage(TypedDict):
+    """One page of teams, newest first."""
+
+    items: list[Team]
+    next: Annotated[str | None, Field(description="The `cursor` of the next page")]
+
+
 @_documented
 class Health(TypedDict):
     """That the server runs, and how much it has to do."""

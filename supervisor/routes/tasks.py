@@ -58,7 +58,7 @@ def add(app: web.Application) -> None:
     app.router.add_get("/tasks/{id}/events", events)
 
 
-@Operation(query=(lists.Filters, Filters), answers={200: shapes.TaskPage}, problems=(422, 503))
+@Operation(query=(lists.Limit, lists.Filters, Filters), answers={200: shapes.TaskPage}, problems=(422, 503))
 async def index(request: web.Request) -> web.StreamResponse:
     """List tasks, newest first: one's own, and for an administrator everybody's."""
     values = requests.query(request, "service", "user", *lists.PARAMETERS, repeatable=lists.REPEATABLE)

@@ -3,15 +3,18 @@
 import asyncio
 import re
 import sqlite3
-from typing import Final
+from typing import Annotated, Final
 
 import structlog
 from aiohttp import web
+from pydantic import WithJsonSchema, with_config
+from typing_extensions import TypedDict
 
 from intermission.handlers import directory
-from intermission.supervisor.routes import lists, requests, views
+from intermission.supervisor.routes import lists, requests, shapes, views
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
+from intermission.supervisor.routes.operation import Operation
 from intermission.supervisor.routes.problems import Problem
 
 _READS: Final = web.AppKey("directory reads", asyncio.Semaphore)
@@ -21,14 +24,23 @@ _CURSOR: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _log = structlog.get_logger()
 
 
+@with_config(use_attribute_docstrings=True)
+class Before(TypedDict, total=False):
+    """Where the page before ended."""
+
+    cursor: Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{_CURSOR.pattern}$"})]
+    """The `next` of the page before."""
+
+
 def add(app: web.Application) -> None:
     """Add the route."""
     app[_READS] = asyncio.Semaphore(_READS_AT_ONCE)
     app.router.add_get("/team/teams", teams)
 
 
+@Operation(query=(lists.Limit, Before), answers={200: shapes.TeamPage}, problems=(422, 503))
 async def teams(request: web.Request) -> web.StreamResponse:
-    """One page of the caller's teams, the newest first."""
+    """List one's own teams, newest first."""
     values = requests.query(request, "limit", "cursor")
     limit, before = lists.limit(values), _before(values)
     path, user = request.app[SUPERVISOR].places.directory, request[CALLER].user
@@ -39,7 +51,8 @@ async def teams(request: web.Request) -> web.StreamResponse:
         _log.warning("the directory did not answer", error=str(error))
         raise Problem(503, "directory", "the directory does not answer; try again") from None
     following = str(found[limit - 1].id) if len(found) > limit else None
-    return requests.answer(request, {"items": [_team(one) for one in found[:limit]], "next": following})
+    page: shapes.TeamPage = {"items": [_team(one) for one in found[:limit]], "next": following}
+    return requests.answer(request, page)
 
 
 def _before(values: dict[str, list[str]]) -> int | None:
@@ -50,5 +63,5 @@ def _before(values: dict[str, list[str]]) -> int | None:
     return int(values["cursor"][0])
 
 
-def _team(of: directory.Team) -> views.Json:
+def _team(of: directory.Team) -> shapes.Team:
     return {"name": of.name, "members": of.members, "task": of.task, "created_at": views.time(of.created_at)}
