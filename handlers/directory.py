@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import sqlite3
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -134,9 +135,7 @@ class Directory:
     def __init__(self, path: Path, task: str, user: str) -> None:
         self._task = task
         self._user = user
-        # Who waits for SQLite's lock looks again now and then, and may find it taken for as long as another task runs:
-        # in front of it our own writers queue here, where the kernel wakes them.
-        self._queue = os.open(f"{path}-queue", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._queue = _Queue(f"{path}-queue")
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # people's addresses are nobody else's
         self._connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
         try:
@@ -148,7 +147,7 @@ class Directory:
     def close(self) -> None:
         """Close it; what is not committed is undone."""
         self._connection.close()
-        os.close(self._queue)
+        self._queue.close()
 
     def position(self) -> Position | None:
         """How far the task is; None if it has added nothing yet."""
@@ -237,7 +236,7 @@ class Directory:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """One transaction, that either is there as a whole or leaves nothing."""
-        fcntl.flock(self._queue, fcntl.LOCK_EX)
+        ticket = self._queue.enter()
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
@@ -249,7 +248,43 @@ class Directory:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
             raise
         finally:
-            fcntl.flock(self._queue, fcntl.LOCK_UN)
+            self._queue.leave(ticket)
+
+
+class _Queue:
+    """Processes that write one after the other, first come, first served; one that dies is out of it.
+
+    SQLite's own lock, which is what keeps writers apart, is for whoever looks at the right moment: under load one task
+    had it two hundred times while another waited. Here everybody locks the byte of a ticket, and waits until no earlier
+    one is locked.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def enter(self) -> int:
+        """Wait for one's turn; the ticket to leave with."""
+        self._set(fcntl.F_WRLCK, 0, 1)
+        ticket = int.from_bytes(os.pread(self._file, 8, 0), "big") + 1
+        os.pwrite(self._file, ticket.to_bytes(8, "big"), 0)
+        self._set(fcntl.F_WRLCK, ticket, 1)
+        self._set(fcntl.F_UNLCK, 0, 1)
+        if ticket > 1:
+            self._set(fcntl.F_WRLCK, 1, ticket - 1)
+            self._set(fcntl.F_UNLCK, 1, ticket - 1)
+        return ticket
+
+    def leave(self, ticket: int) -> None:
+        """Let the next one in."""
+        self._set(fcntl.F_UNLCK, ticket, 1)
+
+    def close(self) -> None:
+        """Also gives back what is locked."""
+        os.close(self._file)
+
+    def _set(self, kind: int, first: int, count: int) -> None:
+        # Of the open file, not of the process: those are lost when the process closes the same file anywhere.
+        fcntl.fcntl(self._file, fcntl.F_OFD_SETLKW, struct.pack("hhqqq", kind, os.SEEK_SET, first, count, 0))
 
 
 class _Batch:

@@ -1,14 +1,17 @@
 """The service ``team`` without processes: its rows, its files, and each of them once from every checkpoint."""
 
+import contextlib
 import itertools
 import json
 import os
+import select
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -564,6 +567,47 @@ def test_a_reader_is_first_after_a_kill_in_the_middle(root: Path) -> None:
     assert os.path.getsize(f"{path}-journal") > 0
     assert [(one.name, one.members) for one in directory.teams(path, "local", None, 10)] == [("before", 1)]
     assert emails(root) == [("before", "a@x")]
+
+
+WAITING = """
+import sys
+from intermission.handlers.directory import _Queue
+queue = _Queue(sys.argv[1])
+print("asks", flush=True)
+print(queue.enter(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_writers_come_in_their_order_and_the_dead_leave_the_queue(root: Path) -> None:
+    """Three wait for the first; the second of them is killed, and the last is then behind the one before."""
+    path = str(root / "queue")
+    queue = directory._Queue(path)
+    ticket = queue.enter()
+    command = [sys.executable, "-c", WAITING, path]
+    with contextlib.ExitStack() as stack:
+        waiting = []
+        for number in (2, 3, 4):
+            one = stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            stack.callback(one.kill)
+            assert one.stdout is not None
+            assert one.stdout.readline() == "asks\n"
+            deadline = time.monotonic() + 20
+            while int.from_bytes(Path(path).read_bytes(), "big") < number:
+                assert time.monotonic() < deadline
+            waiting.append(one)
+        second, third, fourth = waiting
+        third.kill()
+        third.wait()
+        assert not select.select([second.stdout, fourth.stdout], [], [], 0)[0]
+        queue.leave(ticket)
+        for one, number in [(second, 2), (fourth, 4)]:
+            assert one.stdout is not None
+            assert one.stdout.readline() == f"{number}\n"
+            one.communicate()
+    queue.close()
 
 
 def test_a_full_disk_is_an_error_of_the_disk(root: Path) -> None:
