@@ -143,6 +143,22 @@ class _Writer:
     def item(self, path: str, function: Any, service: AnyHandler | None) -> Json:
         """One method of an address."""
         operation: Operation = function.operation
+        if service is not None and service.body is not None and operation.filed is not None:
+            return self._joined(path, function, operation.filed, service)
+        return self._item(path, function, operation, service)
+
+    def _joined(self, path: str, function: Any, filed: Any, service: AnyHandler) -> Json:
+        """One method that takes params or a file: what is said of either, of an answer what the first says."""
+        item = self._item(path, function, function.operation, service)
+        other = self._item(path, filed, filed.operation, service)
+        known = {(parameter["in"], parameter["name"]) for parameter in item["parameters"]}
+        item["parameters"] += [p for p in other["parameters"] if (p["in"], p["name"]) not in known]
+        item["requestBody"]["content"] |= other["requestBody"]["content"]
+        item["responses"] = other["responses"] | item["responses"]
+        item["description"] = f"{item['description']}\n\n{other['summary']}. {other['description']}"
+        return item
+
+    def _item(self, path: str, function: Any, operation: Operation, service: AnyHandler | None) -> Json:
         summary, _, rest = inspect.cleandoc(function.__doc__).partition("\n\n")
         item: Json = {
             "operationId": f"{_room(path)}_{function.__name__}",
@@ -165,8 +181,9 @@ class _Writer:
 
     def _body(self, operation: Operation, service: AnyHandler | None) -> Json:
         """The body of a request: left out, it stands for an empty object, where that would fit."""
-        if isinstance(operation.body, str):
-            return {"content": {operation.body: {}}}
+        if isinstance(operation.body, str | tuple):
+            kinds = (operation.body,) if isinstance(operation.body, str) else operation.body
+            return {"content": {kind: {} for kind in kinds}}
         schema = self._refs.get((operation.body, "validation"))
         if operation.body is Params and service is not None:
             schema = {"$ref": f"{_COMPONENTS}{service.service}.params"}
@@ -174,7 +191,7 @@ class _Writer:
         return {"required": "required" in described, "content": {_JSON: {"schema": schema}}}
 
     def _responses(self, path: str, operation: Operation) -> Json:
-        problems = {*operation.problems, *(() if isinstance(operation.body, str | None) else _OF_BODIES)}
+        problems = {*operation.problems, *(() if isinstance(operation.body, str | tuple | None) else _OF_BODIES)}
         if self._public is None:
             problems.add(_FOREIGN)
         elif path not in self._public:

@@ -25,9 +25,11 @@ class Operation:
     query: tuple[Any, ...] = ()
     headers: tuple[Any, ...] = ()
     body: Any = None
-    """As an answer; `Params` for those of the service in whose address it is."""
+    """As an answer, or the media types that it may have; `Params` for those of the service in whose address it is."""
     sends: Collection[str] = ()
     """Headers that an answer may have."""
+    filed: Callable[..., Any] | None = None
+    """What also answers for a service that takes a file: a function that is described itself."""
     streamed: Callable[..., Any] | None = None
     """What answers in the route's place for a stream service: a function that is described itself."""
 
@@ -38,6 +40,6 @@ class Operation:
 
     def types(self) -> Iterator[tuple[Any, JsonSchemaMode]]:
         """What is sent as JSON, either way."""
-        if self.body is not Params and not isinstance(self.body, str | None):
+        if self.body is not Params and not isinstance(self.body, str | tuple | None):
             yield self.body, "validation"
         yield from ((type_, "serialization") for type_ in self.answers.values() if not isinstance(type_, str | None))

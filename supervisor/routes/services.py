@@ -62,6 +62,7 @@ async def show(request: web.Request) -> web.StreamResponse:
     problems=answers.STARTED_PROBLEMS,
     sends=("Location", *answers.SENDS),
     streamed=streams.start,
+    filed=streams.start_with_file,
 )
 async def start(request: web.Request) -> web.StreamResponse:
     """Start a task of this service; the body is its params.
@@ -72,6 +73,9 @@ async def start(request: web.Request) -> web.StreamResponse:
     service = supervisor.service(request.match_info["service"])
     if supervisor.is_stream(service):
         return await streams.start(request, service)
+    field = supervisor.registry.handlers[service].body
+    if field is not None and request.headers.get("Content-Type") and request.content_type in streams.FILE_TYPES:
+        return await streams.start_with_file(request, service, field)
     requests.query(request)
     params = await requests.json_body(request)
     return await answers.started(request, await supervisor.start(service, params, request[CALLER].user))

@@ -22,12 +22,14 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from intermission.handlers.body import MAX_SIZE
+from intermission.handlers.schema import Invalid
 from intermission.handlers.upload import DigestMismatch
 from intermission.state.models import Task, Tombstone
 from intermission.state.status import Reason, Status
 from intermission.supervisor.attempt import Attempt
 from intermission.supervisor.core import received
-from intermission.supervisor.errors import GoneError
+from intermission.supervisor.errors import GoneError, SupervisorError
+from intermission.supervisor.inputs import UPLOAD
 from intermission.supervisor.routes import answers, requests, shapes
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
@@ -36,6 +38,8 @@ from intermission.supervisor.routes.problems import Problem
 
 _ENDS_WITHIN_S: Final = 15.0
 """More than a pause's grace and the end of a tree; what is not so by then is answered as it is."""
+FILE_TYPES: Final = ("text/csv", "application/jsonl", "application/x-ndjson", "application/octet-stream")
+"""Of a body that is a file, for a service that takes one: it has to be said, or JSON without its type would be one."""
 _NUMBER: Final = re.compile(r"\d{1,19}", re.ASCII)
 _SHA256: Final = re.compile(r"(?:^|,)\s*sha-256\s*=\s*([^,]*)", re.IGNORECASE)
 
@@ -99,6 +103,41 @@ async def start(request: web.Request, service: str) -> web.StreamResponse:
 
     201 when the last byte is durable, 200 when it was paused before. With Upload-Length and no body it is only created.
     """
+    brought = await _bring(request, service)
+    if isinstance(brought, Task):
+        return answers.task(request, brought, 201, Location=f"/tasks/{brought.id}")
+    return await _told(request, brought, created=True)
+
+
+@Operation(
+    query=(Naming,),
+    headers=(requests.Waiting, Announcing),
+    body=FILE_TYPES,
+    answers={200: shapes.Task, 202: shapes.Task},
+    problems=(400, 408, 409, 410, 411, 413, 415, 422, 503, 507),
+    sends=("Location", *answers.SENDS),
+)
+async def start_with_file(request: web.Request, service: str, field: str) -> web.StreamResponse:
+    """Start a task of this service with a file: the body, which is kept as an upload of one's own.
+
+    202 and the task when the whole file is there; until then what is said is said of the upload.
+    """
+    brought = await _bring(request, UPLOAD)
+    if isinstance(brought, Task):
+        raise Problem(411, "length-required", "send the file as the body; to send it later, start with its upload then")
+    if brought.task.status is not Status.COMPLETED:
+        return await _told(request, brought, created=True)
+    supervisor, caller = request.app[SUPERVISOR], request[CALLER]
+    try:
+        fresh = await supervisor.start(service, {field: f"upload:{brought.task.id}"}, caller.user)
+    except (Invalid, SupervisorError):
+        await supervisor.delete(brought.task.id, caller.scope, by=caller.user)  # nobody asked for it alone
+        raise
+    return await answers.started(request, fresh)
+
+
+async def _bring(request: web.Request, service: str) -> "Task | _Brought":
+    """Create a task for the body and take it; only the task where the body is to come later."""
     values = requests.query(request, "filename")
     supervisor, announced, length = request.app[SUPERVISOR], _announced(request), _header(request, "Upload-Length")
     if announced is None and not _is_chunked(request) and length is None:
@@ -115,7 +154,7 @@ async def start(request: web.Request, service: str) -> web.StreamResponse:
     }
     fresh = await supervisor.start(service, info, request[CALLER].user)
     if length and not announced and not _is_chunked(request):
-        return answers.task(request, fresh, 201, Location=f"/tasks/{fresh.id}")
+        return fresh
     return await _receive(request, fresh, size, 0)
 
 
@@ -140,7 +179,7 @@ async def resume(request: web.Request, task: Task) -> web.StreamResponse:
     _check_media(request)
     size = json.loads(task.params)["size_bytes"]
     await _check_size(request, size, announced, offset)
-    return await _receive(request, task, size, offset)
+    return await _told(request, await _receive(request, task, size, offset), created=False)
 
 
 def _announced(request: web.Request) -> int | None:
@@ -203,8 +242,16 @@ def _digest(request: web.Request) -> str | None:
     return digest.hex()
 
 
-async def _receive(request: web.Request, task: Task, size: int | None, offset: int) -> web.StreamResponse:
-    """Have the body go to a child until either ends; the answer says what became of the task."""
+@dataclass(frozen=True, slots=True)
+class _Brought:
+    """What became of a task and of the body that was for it."""
+
+    task: Task
+    end: _End
+
+
+async def _receive(request: web.Request, task: Task, size: int | None, offset: int) -> _Brought:
+    """Have the body go to a child until either ends. Raises `GoneError`."""
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
     attempt = await supervisor.connect(task.id, caller.scope, caller.user, offset)
     pump = asyncio.create_task(_pump(request, attempt, None if size is None else size - offset, offset))
@@ -222,7 +269,7 @@ async def _receive(request: web.Request, task: Task, size: int | None, offset: i
     found = await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _ENDS_WITHIN_S)
     if isinstance(found, Tombstone):
         raise GoneError(found)
-    return await _told(request, found, end, created=offset == 0 and request.path.endswith("/start"))
+    return _Brought(found, end)
 
 
 async def _pump(request: web.Request, attempt: Attempt, left: int | None, offset: int) -> _End:
@@ -260,8 +307,9 @@ async def _blocks(content: StreamReader, idle_s: float) -> AsyncIterator[bytes]:
         yield block
 
 
-async def _told(request: web.Request, task: Task, end: _End, *, created: bool) -> web.StreamResponse:
+async def _told(request: web.Request, brought: _Brought, *, created: bool) -> web.StreamResponse:
     """What a task that has come to this is answered with. Raises `Problem` where its data is not what was to come."""
+    task, end = brought.task, brought.end
     match task.status, task.reason:
         case (Status.COMPLETED, _) | (Status.PAUSED, Reason.AWAITING_DATA):
             location = {"Location": f"/tasks/{task.id}"} if created else {}
