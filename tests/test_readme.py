@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,17 @@ async def test_the_handler_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         await server.until_progress(other, 3)
         assert (await server.verb(other, "terminate")).status == 200
         assert stored() == len(emails)
+
+
+@pytest.mark.timeout(180)
+async def test_the_demo() -> None:
+    """``scripts/demo`` plays the tour over all three services, and checks each step itself."""
+    demo = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(ROOT / "scripts" / "demo.py"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output = (await demo.communicate())[0].decode()
+    assert demo.returncode == 0, output
+    assert output.count("✓") == 6
