@@ -61,3 +61,39 @@ async def test_what_was_said_before_a_death_is_heard(*, death_first: bool) -> No
     assert await reports == [wire.Completed("7")]
     assert child.exit == Exit(exit_code=0)
     assert not ended.is_set()
+
+
+@pytest.mark.parametrize("unread", [False, True])
+async def test_telling_one_that_is_gone_loses_nothing_that_it_said(*, unread: bool) -> None:
+    """A child completes and exits; in the same instant it is told something. Its report is heard all the same."""
+    child, far, _ = await connected()
+    if unread:
+        child.send(wire.PauseRequest())
+    far.send(wire.frame(wire.encode(wire.Completed("7"))))
+    far.close()
+    for _ in range(3):
+        child.send(wire.Committed(3))  # before our loop has come to read
+    child.over(Exit(exit_code=0))
+    assert await heard(child) == [wire.Completed("7")]
+
+
+async def test_more_is_told_than_the_pipe_holds() -> None:
+    """A large beginning waits for the child to read it, in order with what comes after it."""
+    child, far, _ = await connected()
+    large = wire.frame(b"x" * 3_000_000)
+    child.send(wire.PauseRequest())
+    child._writer.write(large)  # type: ignore[union-attr]
+    child.send(wire.Committed(7))
+    expected = wire.frame(wire.encode(wire.PauseRequest())) + large + wire.frame(wire.encode(wire.Committed(7)))
+    read = b""
+    while len(read) < len(expected):
+        await asyncio.sleep(0)
+        far.setblocking(False)
+        try:
+            read += far.recv(1 << 20)
+        except BlockingIOError:
+            continue
+    assert read == expected
+    far.close()
+    child.over(Exit(exit_code=0))
+    assert await heard(child) == []

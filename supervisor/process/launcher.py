@@ -4,6 +4,7 @@ The core knows only what is here; that there is a fork server is `intermission.s
 """
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -54,6 +55,51 @@ class Launcher(Protocol):
         """End every child and leave no process. Safe to call twice."""
 
 
+class _Writer:
+    """What a child is told, past asyncio's transport.
+
+    That closes the pipe when a write to it fails, and throws away what nobody has read yet: a task that had completed,
+    and was told of a checkpoint in the instant of its exit, would have ended without a word.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._blocked = -1
+        """A duplicate, while the pipe is full: asyncio lets nobody wait on a descriptor of its own."""
+        self._loop = asyncio.get_running_loop()
+        self._waiting = bytearray()
+
+    def write(self, data: bytes) -> None:
+        """Hand it over as soon as the child takes it; nothing happens if that is gone."""
+        if self._fd >= 0:
+            self._waiting += data
+            self._flush()
+
+    def close(self) -> None:
+        """The descriptor is about to be closed. Safe to call twice."""
+        self._fd = -1
+        self._unblock()
+
+    def _flush(self) -> None:
+        try:
+            while self._waiting:
+                del self._waiting[: os.write(self._fd, self._waiting)]
+        except BlockingIOError:
+            if self._blocked < 0:
+                self._blocked = os.dup(self._fd)
+                self._loop.add_writer(self._blocked, self._flush)
+            return
+        except OSError:  # it is gone, and its death is told elsewhere
+            self._waiting.clear()
+        self._unblock()
+
+    def _unblock(self) -> None:
+        if self._blocked >= 0:
+            self._loop.remove_writer(self._blocked)
+            os.close(self._blocked)
+            self._blocked = -1
+
+
 class Child(asyncio.Protocol):
     """The supervisor's end of one child: its reports, what it is told, and its end."""
 
@@ -66,6 +112,7 @@ class Child(asyncio.Protocol):
         self._frames = wire.Frames(wire.MAX_REPORT_BYTES)
         self._reports: asyncio.Queue[wire.Report | None] = asyncio.Queue()
         self._transport: asyncio.Transport | None = None
+        self._writer: _Writer | None = None
         self._drained = False
         self._exit: Exit | None = None
         self._fault: str | None = None
@@ -73,8 +120,8 @@ class Child(asyncio.Protocol):
 
     def send(self, request: wire.Request) -> None:
         """Tell the child something; nothing happens if it is gone."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(wire.frame(wire.encode(request)))
+        if self._writer is not None:
+            self._writer.write(wire.frame(wire.encode(request)))
 
     def end(self) -> None:
         """Have its whole tree ended. Returns at once; `exit` is set, and `reports` over, when it is so."""
@@ -110,6 +157,7 @@ class Child(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The pipe is ours to read."""
         self._transport = cast("asyncio.Transport", transport)
+        self._writer = _Writer(transport.get_extra_info("socket").fileno())
 
     def data_received(self, data: bytes) -> None:
         """Cut and check what came; a child that breaks the rules is ended for it."""
@@ -129,6 +177,8 @@ class Child(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         """Nobody holds the far end any more."""
+        if self._writer is not None:
+            self._writer.close()
         self._drained = True
         self._finish()
 
