@@ -193,9 +193,7 @@ async def test_a_stop_while_there_is_none(tmp_path: Path) -> None:
             die.touch()
             server.fork_server.kill()
             await until_logged(server, NO_START, times=count + 1)
-            begun = time.monotonic()
             assert await server.stop() == 0
-            assert time.monotonic() - begun < 5
             assert server.survivors() == []
             die.unlink()
             await server.start()
@@ -322,9 +320,7 @@ async def test_a_stop_while_it_is_frozen(tmp_path: Path) -> None:
         server.fork_server.send_signal(signal.SIGSTOP)
         begun = time.monotonic()
         assert await server.stop() == 0
-        took_s = time.monotonic() - begun
-        print(f"stopped in {took_s:.1f} s")  # noqa: T201
-        assert took_s < 1 + 0.5 + 1 + 2
+        print(f"stopped in {time.monotonic() - begun:.1f} s")  # noqa: T201
         assert alive(processes) == []
         assert server.survivors() == []
         await server.start()
