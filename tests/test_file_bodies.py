@@ -91,9 +91,11 @@ async def test_what_is_no_file(server: Server) -> None:
         "POST /team/start", "Content-Type: application/json", "Content-Length: 100000000", "Expect: nothing"
     )
     assert large.status in {413, 417}
+    before = await newest(server)
     problem(
         await server.exactly("POST /team/start", "Content-Type: text/csv", "Upload-Length: 5"), 411, "length-required"
     )
+    assert await newest(server) == before, "what is refused creates nothing"
 
 
 async def test_a_file_that_is_paused_on_its_way(server: Server) -> None:

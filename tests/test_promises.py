@@ -224,6 +224,11 @@ async def test_data(promised: Promised) -> None:
     await promised.ask(start, 415, data=b"abc", headers={"Content-Type": "multipart/form-data; boundary=x"})
     wrong = {"Repr-Digest": f"sha-256=:{b64encode(bytes(32)).decode()}:"}
     await promised.ask(start, 422, data=b"abc", headers=wrong)
+    rows = {"Content-Type": "text/csv"}
+    await promised.ask("POST /csv/start", 202, data=b"a,b\n1,2\n", headers=rows)
+    part = await promised.ask("POST /csv/start", 201, data=b"a,b\n", headers={**rows, "Upload-Length": "8"})
+    assert (part.json["service"], part.json["reason"]) == ("upload", "awaiting_data")
+    await promised.ask("POST /csv/start", 411, headers={**rows, "Upload-Length": "8"})
     for verb, status in (("pause", 200), ("terminate", 410)):
         sending, task_id = await flowing(server, content, MIB, f"Authorization: Bearer {TOKEN}")
         await promised.ask(f"POST /upload/{verb}?task={task_id}", 200)

@@ -103,41 +103,43 @@ async def start(request: web.Request, service: str) -> web.StreamResponse:
 
     201 when the last byte is durable, 200 when it was paused before. With Upload-Length and no body it is only created.
     """
-    brought = await _bring(request, service)
-    if isinstance(brought, Task):
-        return answers.task(request, brought, 201, Location=f"/tasks/{brought.id}")
-    return await _told(request, brought, created=True)
+    fresh, size = await _create(request, service)
+    if _is_to_come(request):
+        return answers.task(request, fresh, 201, Location=f"/tasks/{fresh.id}")
+    return await _told(request, await _receive(request, fresh, size, 0), created=True)
 
 
 @Operation(
     query=(Naming,),
     headers=(requests.Waiting, Announcing),
     body=FILE_TYPES,
-    answers={200: shapes.Task, 202: shapes.Task},
+    answers={200: shapes.Task, 201: shapes.Task, 202: shapes.Task},
     problems=(400, 408, 409, 410, 411, 413, 415, 422, 503, 507),
     sends=("Location", *answers.SENDS),
 )
 async def start_with_file(request: web.Request, service: str, field: str) -> web.StreamResponse:
     """Start a task of this service with a file: the body, which is kept as an upload of one's own.
 
-    202 and the task when the whole file is there; until then what is said is said of the upload.
+    202 and the task when the whole file is there; until then what is said is said of the upload: 201 where by its
+    announced length more is to come, 200 where it was paused.
     """
-    brought = await _bring(request, UPLOAD)
-    if isinstance(brought, Task):
+    if _is_to_come(request):
         raise Problem(411, "length-required", "send the file as the body; to send it later, start with its upload then")
+    fresh, size = await _create(request, UPLOAD)
+    brought = await _receive(request, fresh, size, 0)
     if brought.task.status is not Status.COMPLETED:
         return await _told(request, brought, created=True)
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
     try:
-        fresh = await supervisor.start(service, {field: f"upload:{brought.task.id}"}, caller.user)
+        fresh = await supervisor.start(service, {field: f"upload:{fresh.id}"}, caller.user)
     except (Invalid, SupervisorError):
         await supervisor.delete(brought.task.id, caller.scope, by=caller.user)  # nobody asked for it alone
         raise
     return await answers.started(request, fresh)
 
 
-async def _bring(request: web.Request, service: str) -> "Task | _Brought":
-    """Create a task for the body and take it; only the task where the body is to come later."""
+async def _create(request: web.Request, service: str) -> tuple[Task, int | None]:
+    """Create a task for the body; how long that will be."""
     values = requests.query(request, "filename")
     supervisor, announced, length = request.app[SUPERVISOR], _announced(request), _header(request, "Upload-Length")
     if announced is None and not _is_chunked(request) and length is None:
@@ -152,10 +154,12 @@ async def _bring(request: web.Request, service: str) -> "Task | _Brought":
         "size_bytes": size,
         "sha256": _digest(request),
     }
-    fresh = await supervisor.start(service, info, request[CALLER].user)
-    if length and not announced and not _is_chunked(request):
-        return fresh
-    return await _receive(request, fresh, size, 0)
+    return await supervisor.start(service, info, request[CALLER].user), size
+
+
+def _is_to_come(request: web.Request) -> bool:
+    """Whether there is no body now, but a length of data."""
+    return bool(_header(request, "Upload-Length")) and not _announced(request) and not _is_chunked(request)
 
 
 @Operation(
