@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import re
 import sqlite3
 import sys
@@ -77,16 +78,21 @@ async def paste(block: str, folder: Path, url: str) -> str:
 async def test_the_tour(tmp_path: Path) -> None:
     """The five minutes, pasted block by block."""
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
-    sources, pause, kill, resume, terminate = blocks("bash")
+    flights, upload, rest, pause, kill, resume, teams = blocks("bash")
     async with serving(tmp_path / "var") as server:
-        await paste(sources, tmp_path, server.url)
+        await paste(flights, tmp_path, server.url)
+        assert '"status":"paused"' in await paste(upload, tmp_path, server.url)
+        ours, theirs = [line.split()[0] for line in (await paste(rest, tmp_path, server.url)).splitlines()]
+        assert ours == theirs
         assert '"status":"paused"' in await paste(pause, tmp_path, server.url)
         assert kill.startswith("pkill -9")
         await server.kill()
         await server.start()
         assert "resumed.csv" in await paste(resume, tmp_path, server.url)
-        assert '"survivors":0,"cleaned":true,"files_deleted":' in await paste(terminate, tmp_path, server.url)
-        assert len((tmp_path / "resumed.csv").read_bytes().splitlines()) == 1 + 58_665 + 48_110
+        assert len((tmp_path / "var" / "resumed.csv").read_bytes().splitlines()) == 1 + 58_665 + 48_110
+        receipt, left = (await paste(teams, tmp_path, server.url)).splitlines()[-2:]
+        assert '"survivors":0,"cleaned":true,"files_deleted":' in receipt
+        assert json.loads(left) == {"items": [], "next": None}
 
 
 async def test_the_handler_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
