@@ -37,6 +37,10 @@ _WAKE: Final = """
 UPDATE tasks SET status = 'pending', reason = NULL, due_at = NULL WHERE status = 'retrying' AND due_at <= ?
 RETURNING id, user, attempt
 """
+_FORGET: Final = """
+DELETE FROM tombstones
+WHERE id IN (SELECT id FROM tombstones INDEXED BY tombstones_gone WHERE gone_at < ? ORDER BY gone_at LIMIT ?)
+"""
 
 
 def add(new: NewTask) -> Operation[Task]:
@@ -164,6 +168,15 @@ def bury(change: Change, tombstone: Tombstone) -> Operation[bool]:
         sql = f"INSERT INTO tombstones ({rows.TOMBSTONE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"
         transaction.change(sql, rows.tombstone_row(tombstone))
         return True
+
+    return operation
+
+
+def forget(before: float, limit: int) -> Operation[int]:
+    """See `Store.forget`."""
+
+    def operation(transaction: Transaction) -> int:
+        return transaction.change(_FORGET, (before, limit))
 
     return operation
 

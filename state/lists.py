@@ -8,13 +8,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from intermission.state import rows
-from intermission.state.models import Page, Query
+from intermission.state.models import EventPage, Page, Query, Task
 from intermission.state.status import RESTING, Status
 
 EXAMINED: Final = 5000
 MOVING: Final = tuple(status for status in Status if status not in RESTING and status is not Status.GONE)
 """Statuses that a task does not stay in, in the order of the indexes' own conditions."""
 IS_MOVING: Final = f"status IN ({', '.join(repr(str(status)) for status in MOVING)})"
+
+_LAST_EVENT: Final = 2**63 - 1
+_EXPIRED: Final = (
+    f"SELECT {rows.LISTED} FROM tasks AS t INDEXED BY tasks_finished {rows.WITH_CHECKPOINT} "
+    "WHERE t.finished_at < ? AND (t.finished_at, t.id) > (?, ?) "
+    "AND NOT EXISTS (SELECT 1 FROM uses WHERE upload_id = t.id) ORDER BY t.finished_at, t.id LIMIT ?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,21 @@ def page(db: sqlite3.Connection, query: Query) -> Page:
     found = db.execute(sql, (*values, *asked_values, query.limit + 1)).fetchall()
     items = tuple(rows.task(row) for row in found[: query.limit])
     return Page(items=items, next=items[-1].id if len(found) > query.limit else last)
+
+
+def events(db: sqlite3.Connection, user: str | None, before: int | None, limit: int) -> EventPage:
+    """See `Store.find_events`."""
+    where, values = ("WHERE", ()) if user is None else ("INDEXED BY events_of_user WHERE user = ? AND", (user,))
+    sql = f"SELECT id, {rows.EVENT_COLUMNS} FROM events {where} id < ? ORDER BY id DESC LIMIT ?"
+    last = _LAST_EVENT if before is None else before
+    found = [rows.event(row) for row in db.execute(sql, (*values, last, limit + 1)).fetchall()]
+    return EventPage(items=tuple(found[:limit]), next=found[limit - 1].id if len(found) > limit else None)
+
+
+def expired(db: sqlite3.Connection, before: float, limit: int, after: Task | None) -> list[Task]:
+    """See `Store.expired`."""
+    place = (-1.0, "") if after is None else (after.finished_at, after.id)
+    return [rows.task(row) for row in db.execute(_EXPIRED, (before, *place, limit)).fetchall()]
 
 
 def _asked(rest: Query) -> tuple[list[str], list[Any]]:

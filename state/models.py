@@ -54,6 +54,15 @@ class ErrorInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How errors are retried where the start said otherwise than the handler."""
+
+    errors: int
+    base_s: float
+    cap_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewTask:
     """A start that a client was promised. The row begins as ``pending`` (see ``stream``), attempt 0."""
 
@@ -70,6 +79,9 @@ class NewTask:
     """The uploads that it reads, by id: in use until it is completed or gone."""
     stream: bool = False
     """Its work is the body of requests: it begins as ``paused``, for ``awaiting_data``."""
+    retry: RetryPolicy | None = None
+    due_at: float | None = None
+    """Not to be claimed before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +112,8 @@ class Task:
     finished_at: float | None
     due_at: float | None
     stream: bool
+    retry: RetryPolicy | None = None
+    """None: as the handler says."""
 
     @property
     def allowed(self) -> tuple[Event, ...]:
@@ -154,8 +168,8 @@ class Tombstone:
     service: str
     user: str
     gone_at: float
-    by: str
-    """The user who terminated or deleted it."""
+    by: str | None
+    """The user who terminated or deleted it; None: its time was over."""
     receipt: Receipt | None
     """None for a completed task that was deleted."""
 
@@ -229,6 +243,14 @@ class Query:
     before: str | None = None
     """The cursor: only tasks with a smaller id, that is older ones."""
     limit: int = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventPage:
+    """Newest first. ``next`` is the cursor of the following page."""
+
+    items: tuple[EventRecord, ...]
+    next: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

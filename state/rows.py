@@ -14,6 +14,7 @@ from intermission.state.models import (
     NewTask,
     Progress,
     Receipt,
+    RetryPolicy,
     Task,
     Tombstone,
 )
@@ -26,16 +27,16 @@ _NARROW: Final = (
     "t.created_at, t.started_at, t.finished_at, t.due_at, t.labels, t.error, "
     "t.stream, c.sequence, c.attempt, c.version, c.saved_at, c.outputs, c.progress"
 )
-WHOLE: Final = f"{_NARROW}, c.state, t.params, t.result"
+WHOLE: Final = f"{_NARROW}, c.state, t.params, t.result, t.retry"
 """The columns of a task and its checkpoint; ``t`` and ``c`` in a query."""
-LISTED: Final = f"{_NARROW}, '', '', NULL"
+LISTED: Final = f"{_NARROW}, '', '', NULL, NULL"
 """The same without what lists leave out."""
 WITH_CHECKPOINT: Final = "LEFT JOIN checkpoints AS c ON c.task_id = t.id"
 TASKS: Final = f"SELECT {WHOLE} FROM tasks AS t {WITH_CHECKPOINT}"
 
 TASK_COLUMNS: Final = (
     "id, service, user, status, priority, attempt, errors_left, losses, lost_sequence, created_at, labels, params, "
-    "reason, stream"
+    "reason, stream, due_at, retry"
 )
 CHECKPOINT_COLUMNS: Final = "task_id, sequence, attempt, version, saved_at, outputs, progress, state"
 ATTEMPT_COLUMNS: Final = (
@@ -68,6 +69,7 @@ def task(row: Row) -> Task:
         checkpoint=None if row[17] is None else _checkpoint(row[17:24]),
         params=row[24],
         result=row[25],
+        retry=None if row[26] is None else RetryPolicy(**json.loads(row[26])),
     )
 
 
@@ -75,8 +77,9 @@ def new_task(new: NewTask) -> Row:
     """For `TASK_COLUMNS`."""
     status, reason = begin(new)
     labels = _text(dict(new.labels))
+    retry = None if new.retry is None else _text(asdict(new.retry))
     first = (new.id, new.service, new.user, status, new.priority, 0, new.errors_left, 0, -1)
-    return (*first, new.created_at, labels, new.params, reason, new.stream)
+    return (*first, new.created_at, labels, new.params, reason, new.stream, new.due_at, retry)
 
 
 def begin(new: NewTask) -> tuple[Status, Reason | None]:
@@ -106,8 +109,9 @@ def added(new: NewTask) -> Task:
         created_at=new.created_at,
         started_at=None,
         finished_at=None,
-        due_at=None,
+        due_at=new.due_at,
         stream=new.stream,
+        retry=new.retry,
     )
 
 

@@ -14,6 +14,7 @@ from intermission.state.models import (
     Attempt,
     Change,
     Checkpoint,
+    EventPage,
     EventRecord,
     NewTask,
     Page,
@@ -41,6 +42,11 @@ _USERS: Final = "SELECT task_id FROM uses WHERE upload_id = ? ORDER BY task_id L
 _NEXT_DUE: Final = """
 SELECT (SELECT min(due_at) FROM tasks INDEXED BY tasks_retrying WHERE status = 'retrying'),
        (SELECT min(due_at) FROM tasks INDEXED BY tasks_delayed WHERE status = 'pending' AND due_at > ?)
+"""
+_OLDEST: Final = """
+SELECT (SELECT finished_at FROM tasks AS t INDEXED BY tasks_finished WHERE finished_at IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM uses WHERE upload_id = t.id) ORDER BY finished_at LIMIT 1),
+       (SELECT min(gone_at) FROM tombstones INDEXED BY tombstones_gone)
 """
 _COUNTS: Final = f"SELECT status, count(*) FROM tasks INDEXED BY tasks_moving WHERE {lists.IS_MOVING} GROUP BY status"
 
@@ -120,6 +126,10 @@ class SqliteStore:
             self._points, lambda db: [task_id for (task_id,) in db.execute(_USERS, (upload_id, limit)).fetchall()]
         )
 
+    async def forget(self, before: float, limit: int) -> int:
+        """See `Store.forget`."""
+        return await self._write(changes.forget(before, limit))
+
     async def get(self, task_id: str, user: str | None = None) -> Task | Tombstone | None:
         """See `Store.get`."""
 
@@ -155,14 +165,21 @@ class SqliteStore:
             self._lists, lambda db: [rows.event(row) for row in db.execute(_EVENTS, (task_id,)).fetchall()]
         )
 
+    async def find_events(self, user: str | None, before: int | None, limit: int) -> EventPage:
+        """See `Store.find_events`."""
+        return await self._read(self._lists, lambda db: lists.events(db, user, before, limit))
+
+    async def expired(self, before: float, limit: int, after: Task | None = None) -> list[Task]:
+        """See `Store.expired`."""
+        return await self._read(self._lists, lambda db: lists.expired(db, before, limit, after))
+
+    async def oldest(self) -> float | None:
+        """See `Store.oldest`."""
+        return await self._read(self._lists, lambda db: _earliest(db, _OLDEST))
+
     async def next_due(self, after: float) -> float | None:
         """See `Store.next_due`."""
-
-        def read(db: sqlite3.Connection) -> float | None:
-            (dues,) = db.execute(_NEXT_DUE, (after,)).fetchall()
-            return min((due for due in dues if due is not None), default=None)
-
-        return await self._read(self._lists, read)
+        return await self._read(self._lists, lambda db: _earliest(db, _NEXT_DUE, after))
 
     async def counts(self) -> dict[Status, int]:
         """See `Store.counts`."""
@@ -186,6 +203,12 @@ class SqliteStore:
             return await db.run(function)
         except sqlite3.Error as error:
             raise translated(error) from error
+
+
+def _earliest(db: sqlite3.Connection, sql: str, *values: float) -> float | None:
+    """The least of a statement's columns; None where all are."""
+    (times,) = db.execute(sql, values).fetchall()
+    return min((time for time in times if time is not None), default=None)
 
 
 def _only(db: sqlite3.Connection, sql: str, task_id: str) -> rows.Row | None:

@@ -11,6 +11,7 @@ from intermission.state.models import (
     Attempt,
     Change,
     Checkpoint,
+    EventPage,
     EventRecord,
     NewTask,
     Page,
@@ -43,7 +44,10 @@ class Store(Protocol):
         """Commit what was asked for, then close. Safe to call twice."""
 
     async def add(self, task: NewTask) -> Task:
-        """Insert a pending task; the promise behind a 2xx. An id that exists is a `StoreError`."""
+        """Insert a pending task; the promise behind a 2xx. An id that exists is a `StoreError`.
+
+        With ``due_at`` it is left by every claim before.
+        """
 
     async def advance(self, change: Change) -> Task | None:
         """Take one step along the table, guarded by the task's id, status *and* attempt.
@@ -80,14 +84,17 @@ class Store(Protocol):
     async def users_of(self, upload_id: str, limit: int) -> list[str]:
         """The ids of unfinished tasks that read this upload, oldest first, ``limit`` at most."""
 
+    async def forget(self, before: float, limit: int) -> int:
+        """Delete up to ``limit`` of the tombstones that are older than ``before``, the oldest first; how many."""
+
     async def get(self, task_id: str, user: str | None = None) -> Task | Tombstone | None:
         """The task, what is left of it, or None; with ``user``, None also for somebody else's."""
 
     async def find(self, query: Query) -> Page:
         """One page of tasks. Examines at most 5,000 rows whatever is stored.
 
-        ``params`` and ``result`` of the items are empty strings / None and ``checkpoint.state`` is an empty string:
-        lists leave them out, and reading them would cost.
+        ``params`` and ``checkpoint.state`` of the items are empty strings, ``result`` and ``retry`` are None: lists
+        leave them out, and reading them would cost.
         """
 
     async def with_child(self) -> list[Task]:
@@ -98,6 +105,18 @@ class Store(Protocol):
 
     async def events(self, task_id: str) -> list[EventRecord]:
         """The history of a task, oldest first."""
+
+    async def find_events(self, user: str | None, before: int | None, limit: int) -> EventPage:
+        """One page of the history of all of a user's tasks, or everybody's for None; ids smaller than ``before``."""
+
+    async def expired(self, before: float, limit: int, after: Task | None = None) -> list[Task]:
+        """Up to ``limit`` tasks that completed or failed before then, the first first; as in `find`.
+
+        Without uploads that an unfinished task reads. ``after`` is the last one of the batch before.
+        """
+
+    async def oldest(self) -> float | None:
+        """When the first of what expires (the tasks of `expired`, and tombstones) came to that; None without any."""
 
     async def next_due(self, after: float) -> float | None:
         """The earliest ``due_at`` of retrying tasks, and of pending ones if later than ``after``; None without any."""

@@ -32,6 +32,7 @@ _OLDEST_KERNEL: Final = (5, 4)
 _FDS_PER_CHILD: Final = 4
 _FDS_PER_UPLOAD: Final = 3  # its pipe, that of its body, and the client's socket
 _FDS_BESIDE: Final = 256
+_DAY_S: Final = 86_400.0
 _LAST_ANSWERS_S: Final = 1.0
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 _log = structlog.get_logger()
@@ -100,7 +101,13 @@ async def _running(config: Config) -> AsyncIterator[str]:
         stack.push_async_callback(launcher.close)
         handlers = _import(await launcher.open())
         supervisor = Supervisor(
-            store, launcher, handlers, places, max_running=config.max_running, max_uploads=config.max_uploads
+            store,
+            launcher,
+            handlers,
+            places,
+            max_running=config.max_running,
+            max_uploads=config.max_uploads,
+            keep_s=config.retention_days * _DAY_S,
         )
         app = make_app(supervisor, config)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS_S, auto_decompress=False)

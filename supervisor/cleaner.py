@@ -21,6 +21,7 @@ from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
 from intermission.supervisor.process import wire
 from intermission.supervisor.process.launcher import Launcher
+from intermission.supervisor.restore import sync_folder
 from intermission.supervisor.retry import GIVE_UP_AFTER, STORE_RETRY_S
 from intermission.supervisor.verdict import attempt_end, error_of, was_lost
 
@@ -48,6 +49,11 @@ class Cleaner:
             finishing = asyncio.create_task(self._finish(task, list(killed), end))
             self._under_way[task.id] = finishing
             finishing.add_done_callback(lambda _: self._under_way.pop(task.id, None))
+
+    async def finished(self, task_id: str, within_s: float) -> None:
+        """Return when nothing is under way for this task any more, or time is over."""
+        if (finishing := self._under_way.get(task_id)) is not None:
+            await asyncio.wait((finishing,), timeout=within_s)
 
     async def close(self) -> None:
         """Stop: what is not gone by now stays terminating, and the next start goes on with it."""
@@ -161,15 +167,17 @@ class Cleaner:
         change = Change(task=task, event=Event.CLEANED, at=now, by=by, end=end)
         await self._insist(task, self._ledger.bury, change, tombstone)
 
-    async def _asked_by(self, task: Task) -> str:
-        """The user who terminated it, be it before the server was started."""
+    async def _asked_by(self, task: Task) -> str | None:
+        """The user who terminated it, be it before the server was started; None: its time was over."""
         history = await self._ledger.store.events(task.id)
-        asked = [event.by for event in history if event.event is Event.TERMINATE and event.by is not None]
-        return asked[-1] if asked else task.user
+        return next((event.by for event in reversed(history) if event.event is Event.TERMINATE), None)
 
 
 def remove_folder(folder: Path) -> int:
-    """Delete a task's folder; how many files were in it. None there is no error: an earlier try got this far."""
+    """Delete a task's folder; how many files were in it. None there is no error: an earlier try got this far.
+
+    It would stay away after a power cut too: its row goes next, and nothing else knows of it.
+    """
     count = 0
     if folder.exists():
         os.chmod(folder, stat.S_IRWXU)
@@ -180,4 +188,5 @@ def remove_folder(folder: Path) -> int:
                 os.chmod(path, stat.S_IRWXU)
     if folder.exists():
         shutil.rmtree(folder)
+        sync_folder(folder.parent)
     return count

@@ -22,6 +22,7 @@ _FLAGS: Final = (
     ("upload-idle-s", "SECONDS", "60", "How long an upload may bring nothing before it is paused."),
     ("handlers", "MODULES", "none", "Python modules with handlers of your own, separated by commas."),
     ("drain-s", "SECONDS", "8", "How long running tasks may take to save their place when the server stops."),
+    ("retention-days", "DAYS", "30", "How long completed and failed tasks are kept, with their files and logs."),
     ("log-level", "LEVEL", "info", "debug, info, warning or error."),
     ("log-format", "FORMAT", "console on a terminal, json elsewhere", "console or json."),
     ("config", "FILE", "none", "A TOML file with settings, such as: port = 8080"),

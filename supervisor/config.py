@@ -163,6 +163,10 @@ class Config(BaseModel):
     drain_s: Annotated[float, BeforeValidator(_no_bool)] = Field(
         default=8.0, ge=0, allow_inf_nan=False, description="a number of seconds, 0 or more"
     )
+    retention_days: Annotated[float, BeforeValidator(_no_bool)] = Field(
+        default=30.0, gt=0, le=36_500, description="a number of days, more than 0 and at most 36500"
+    )
+    """How long completed and failed tasks are kept, and what is left of those that are gone."""
     log_level: Annotated[LogLevel, BeforeValidator(_lower)] = Field(
         default="info", description="debug, info, warning or error"
     )

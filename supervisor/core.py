@@ -40,11 +40,14 @@ from intermission.supervisor.errors import (
 from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
 from intermission.supervisor.process.launcher import Launcher
+from intermission.supervisor.retention import Retention
 from intermission.supervisor.usage import ChildView, usage
 
 _MOST_NAMED: Final = 200
 _LEAST_FREE_BYTES: Final = 16 << 20
 """With less room on the disk nothing is accepted: what there is needs it to come to an end."""
+_CLEANED_WITHIN_S: Final = 60.0
+"""How long a task that expires may hold up the next ones: after that it is cleaned beside them."""
 _ENDS_WITHIN_S: Final = 0.5
 """How long it may take, at the end of a drain, until the trees that are to be ended are dead."""
 
@@ -61,7 +64,9 @@ class Supervisor:
         *,
         max_running: int,
         max_uploads: int,
+        keep_s: float,
     ) -> None:
+        """``keep_s`` is how long completed and failed tasks, and what is left of those that are gone, are kept."""
         self.store = store
         self.registry = registry
         self.max_running = max_running
@@ -71,6 +76,7 @@ class Supervisor:
         self._ledger = Ledger(store)
         self._cleaner = Cleaner(self._ledger, launcher, registry, places)
         self._carrier = Carrier(self._ledger, launcher, registry, places, self._cleaner, max_running=max_running)
+        self._retention = Retention(store, self._expire, keep_s)
         self._changes = WeakValueDictionary[str, asyncio.Lock]()
         self._open = False
 
@@ -228,8 +234,11 @@ class Supervisor:
             elif (attempt := await self._carrier.connect(task, by)) is not None:
                 return attempt
 
-    async def delete(self, task_id: str, user: str | None, by: str) -> Tombstone:
-        """Delete a completed task: its record, files and log. Raises as `pause`, and `InUseError`."""
+    async def delete(self, task_id: str, user: str | None, by: str | None) -> Tombstone:
+        """Delete a completed task: its record, files and log. Raises as `pause`, and `InUseError`.
+
+        ``by`` None: its time is over.
+        """
         # One at a time: a second one would meet a folder that is half gone, and should find the tombstone.
         async with self._changing(task_id):
             task = await self.get(task_id, user)
@@ -268,11 +277,13 @@ class Supervisor:
     async def open(self) -> None:
         """Carry on what an earlier generation left, then accept starts."""
         await self._carrier.open()
+        self._retention.open()
         self._open = True
 
     async def drain(self, within_s: float) -> None:
         """Stop in good order: every child saves its place and exits; what did not within the time is ended."""
         self._open = False
+        await self._retention.close()
         await self._carrier.drain(within_s)
         ends = [asyncio.create_task(room.close()) for room in (self._carrier, self._cleaner)]
         await asyncio.wait(ends, timeout=_ENDS_WITHIN_S)
@@ -281,6 +292,18 @@ class Supervisor:
         self._ledger.watchers.close()
 
     # Inside.
+
+    async def _expire(self, task: Task) -> None:
+        """End a task whose time is over, unless somebody was first: delete a completed one, terminate a failed one.
+
+        What a failed one did outside is half a job that nobody came back for, and with its row goes what could undo it.
+        """
+        if task.status is Status.COMPLETED:
+            with contextlib.suppress(GoneError, UnknownTaskError, InUseError):
+                await self.delete(task.id, user=None, by=None)
+        elif terminating := await self._ledger.advance(Change(task=task, event=Event.TERMINATE, at=time.time())):
+            self._cleaner.finish(terminating)
+            await self._cleaner.finished(task.id, _CLEANED_WITHIN_S)
 
     def _handler(self, service: str) -> AnyHandler:
         handler = self.registry.handlers.get(service)

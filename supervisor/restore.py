@@ -54,7 +54,12 @@ def sync(folder: Path, outputs: Mapping[str, int]) -> None:
         _fsync(files / name, os.O_RDONLY)
     if outputs:
         for directory in (files, folder, folder.parent):
-            _fsync(directory, os.O_RDONLY | os.O_DIRECTORY)
+            sync_folder(directory)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was last created in this folder, or removed from it, survive a power cut."""
+    _fsync(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def _fsync(path: Path, flags: int) -> None:

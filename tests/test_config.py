@@ -66,6 +66,7 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
             "INTERMISSION_UPLOAD_IDLE_S": "4.5",
             "INTERMISSION_HANDLERS": "acme.tasks, other,",
             "INTERMISSION_DRAIN_S": "0.5",
+            "INTERMISSION_RETENTION_DAYS": "0.5",
             "INTERMISSION_LOG_LEVEL": "DEBUG",
             "INTERMISSION_LOG_FORMAT": "json",
             "PATH": "/bin",
@@ -84,6 +85,7 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
         "upload_idle_s": 4.5,
         "handlers": ("acme.tasks", "other"),
         "drain_s": 0.5,
+        "retention_days": 0.5,
         "log_level": "debug",
         "log_format": "json",
     }
@@ -137,6 +139,9 @@ BAD = [
     ("DRAIN_S", "nan", "a number of seconds, 0 or more"),
     ("DRAIN_S", "inf", "a number of seconds, 0 or more"),
     ("DRAIN_S", "8s", "a number of seconds, 0 or more"),
+    ("RETENTION_DAYS", "0", "a number of days, more than 0 and at most 36500"),
+    ("RETENTION_DAYS", "never", "a number of days, more than 0 and at most 36500"),
+    ("RETENTION_DAYS", "nan", "a number of days, more than 0 and at most 36500"),
     ("LOG_LEVEL", "loud", "debug, info, warning or error"),
     ("LOG_FORMAT", "xml", "console or json"),
 ]

@@ -6,7 +6,7 @@ import pytest
 
 from intermission.state.models import Checkpoint
 from intermission.supervisor.process.slot import SlotWriter
-from intermission.supervisor.restore import UnreadableError, durable, newest
+from intermission.supervisor.restore import UnreadableError, durable, last, newest
 
 
 def row(sequence: int, **outputs: int) -> Checkpoint:
@@ -30,6 +30,18 @@ def out(folder: Path, size: int) -> None:
 def test_never_saved(tmp_path: Path) -> None:
     """No slot and no row: it starts from the beginning."""
     assert newest(tmp_path, None) is None
+
+
+def test_the_last_state_is_there_without_the_outputs(tmp_path: Path) -> None:
+    """After a SIGKILL between a terminated task's files and its row `clean` runs again, and must know what to undo."""
+    assert last(tmp_path, None) is None
+    found = last(tmp_path, row(4, out=10))
+    assert found is not None
+    assert found.sequence == 4
+    slots(tmp_path, 10, 20, 30, 40, 50)
+    found = last(tmp_path, row(4, out=10))
+    assert found is not None
+    assert (found.sequence, found.outputs) == (5, {"out": 50})
 
 
 def test_the_newer_of_slot_and_row_wins(tmp_path: Path) -> None:

@@ -113,6 +113,8 @@ class TestOpening:
             (attempt,) = await store.attempts(completed.id)
             assert attempt.end is not None
             assert attempt.end.error is not None
+            assert {task.retry for task in tasks} == {None}
+            assert [task.status for task in await store.expired(1e12, 9)] == ["completed", "failed"]
             gone = await store.get("01a20d80-0000-7000-8000-000000000000")
             assert isinstance(gone, Tombstone)
             assert gone.receipt is not None
@@ -601,6 +603,12 @@ class TestCost:
             "next_due": lambda: store.next_due(0),
             "counts": store.counts,
             "with_child": store.with_child,
+            "oldest": store.oldest,
+            "expired": lambda: store.expired(1e12, 4),
+            "forget": lambda: store.forget(0, 4),
+            "events of all": lambda: store.find_events(None, None, 20),
+            "events of a user": lambda: store.find_events("anna", None, 20),
+            "older events of a user": lambda: store.find_events("anna", 1000, 20),
         }
 
     @staticmethod

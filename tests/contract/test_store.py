@@ -23,7 +23,7 @@ from samples import (
     tombstone,
 )
 
-from intermission.state.models import Attempt, Change, Kind, NewTask, Query, Task
+from intermission.state.models import Attempt, Change, Kind, NewTask, Query, RetryPolicy, Task
 from intermission.state.status import WITH_CHILD, Event, Reason, Status
 from intermission.state.store import Store, StoreError
 
@@ -69,6 +69,15 @@ class TestAdd:
             None,
         ) * 6
         assert await store.attempts(added.id) == []
+
+    async def test_with_a_retry_policy_and_a_time_of_its_own(self, store: Store) -> None:
+        """Both are kept through every step, but for the time, which a step clears."""
+        policy = RetryPolicy(errors=2, base_s=0.1234567, cap_s=3e9)
+        added = await store.add(new(retry=policy, due_at=now() + 0.1234567))
+        assert added == await current(store, added)
+        assert added.retry == policy
+        paused = await step(store, added, Event.PAUSE)
+        assert (paused.retry, paused.due_at) == (policy, None)
 
     async def test_its_creation_is_its_first_event(self, store: Store) -> None:
         """Asked for by its user, at its time."""
@@ -709,6 +718,125 @@ class TestOverviews:
         numbers = [record.id for record in (*first[:2], *second[:2], first[2], second[2], first[3])]
         assert numbers == sorted(set(numbers))
         assert await store.events(new().id) == []
+
+
+class TestFindEvents:
+    """One page of the history of all of a user's tasks, or everybody's for None."""
+
+    async def test_newest_first_and_yours_only(self, store: Store) -> None:
+        """Across tasks, in pages whose cursors lead through all of them once."""
+        for user in ("anna", "berta", "anna"):
+            await reach(store, Status.PAUSED, user=user)
+        found, before = list[tuple[int, str]](), None
+        while True:
+            page = await store.find_events("anna", before, 3)
+            found += [(record.id, record.user) for record in page.items]
+            assert len(page.items) == 3 or page.next is None
+            if (before := page.next) is None:
+                break
+        assert [user for _, user in found] == ["anna"] * 6
+        assert found == sorted(found, reverse=True)
+        everything = await store.find_events(None, None, 200)
+        assert (len(everything.items), everything.next) == (9, None)
+        assert everything.items[0] == (await store.events(everything.items[0].task_id))[-1]
+
+    async def test_nothing(self, store: Store) -> None:
+        """Of somebody who never asked for anything, and before the first."""
+        await store.add(new(user="anna"))
+        assert (await store.find_events("berta", None, 5)).items == ()
+        assert (await store.find_events("anna", 1, 5)).items == ()
+
+    async def test_a_full_last_page_has_no_next(self, store: Store) -> None:
+        """A cursor that leads to nothing is none."""
+        task = await running(store)
+        page = await store.find_events(task.user, None, 2)
+        assert (len(page.items), page.next) == (2, None)
+
+
+class TestExpired:
+    """Up to ``limit`` tasks that completed or failed before then, the first first."""
+
+    async def test_only_what_has_finished_and_before_then(self, store: Store) -> None:
+        """What is paused stays for ever; so does what failed and goes on."""
+        for status in STORED:
+            if status not in {Status.COMPLETED, Status.FAILED}:
+                await reach(store, status)
+        failed, completed, again = [
+            await reach(store, status) for status in (Status.FAILED, Status.COMPLETED, Status.FAILED)
+        ]
+        assert failed.finished_at is not None
+        assert completed.finished_at is not None
+        await step(store, again, Event.RESUME)
+        assert ids(await store.expired(LATER, 9)) == [failed.id, completed.id]
+        assert ids(await store.expired(completed.finished_at, 9)) == [failed.id]
+        assert await store.expired(failed.finished_at, 9) == []
+
+    async def test_in_batches(self, store: Store) -> None:
+        """Each begins behind the last of the one before, also among those that finished in the same instant."""
+        tasks, at = [await running(store) for _ in range(7)], now()
+        done = [await store.advance(Change(task=task, event=Event.COMPLETED, at=at)) for task in tasks]
+        assert None not in done
+        first = await store.expired(LATER, 3)
+        second = await store.expired(LATER, 3, after=first[-1])
+        third = await store.expired(LATER, 3, after=second[-1])
+        assert [len(first), len(second), len(third)] == [3, 3, 1]
+        assert sorted(ids([*first, *second, *third])) == sorted(ids(tasks))
+        assert await store.expired(LATER, 3, after=third[-1]) == []
+
+    async def test_without_what_lists_leave_out(self, store: Store) -> None:
+        """As in find."""
+        task = await reach(
+            store, Status.COMPLETED, params='{"large": 1}', retry=RetryPolicy(errors=1, base_s=1, cap_s=1)
+        )
+        (listed,) = await store.expired(LATER, 1)
+        assert listed == replace(task, params="", result=None, retry=None)
+
+    async def test_an_upload_that_is_read_stays(self, store: Store) -> None:
+        """Until the last of the unfinished tasks that read it is completed or gone."""
+        upload = await reach(store, Status.COMPLETED)
+        reading, waiting = await running(store, uploads=(upload.id,)), await running(store, uploads=(upload.id,))
+        assert (await store.expired(LATER, 9), await store.oldest()) == ([], None)
+        completed = await step(store, reading, Event.COMPLETED)
+        assert (ids(await store.expired(LATER, 9)), await store.oldest()) == ([completed.id], completed.finished_at)
+        await step(store, waiting, Event.COMPLETED)
+        assert (await store.expired(LATER, 9))[0].id == upload.id
+        assert await store.oldest() == upload.finished_at
+
+
+class TestForget:
+    """Delete up to ``limit`` of the tombstones that are older, the oldest first."""
+
+    async def test_the_oldest_first_and_no_younger_one(self, store: Store) -> None:
+        """How many; afterwards it is as if they had never been."""
+        tasks = [await reach(store, Status.COMPLETED) for _ in range(4)]
+        for task, gone_at in zip(tasks, (20.0, 10.0, 30.0, 40.0), strict=True):
+            change = Change(task=task, event=Event.DELETE, at=now())
+            assert await store.bury(change, tombstone(task, gone_at=gone_at, by=None))
+        assert await store.forget(40.0, 2) == 2
+        assert [await store.get(task.id) is None for task in tasks] == [True, True, False, False]
+        assert await store.forget(40.0, 2) == 1
+        assert await store.forget(40.0, 2) == 0
+        assert await store.get(tasks[3].id) == tombstone(tasks[3], gone_at=40.0, by=None)
+
+
+class TestOldest:
+    """When the first of the completed and failed tasks and of the tombstones became that."""
+
+    async def test_the_first_of_both(self, store: Store) -> None:
+        """None without any."""
+        for status in STORED:
+            if status not in {Status.COMPLETED, Status.FAILED}:
+                await reach(store, status)
+        assert await store.oldest() is None
+        failed = await reach(store, Status.FAILED)
+        completed = await reach(store, Status.COMPLETED)
+        assert await store.oldest() == failed.finished_at
+        await store.bury(Change(task=completed, event=Event.DELETE, at=now()), tombstone(completed, gone_at=1.5))
+        assert await store.oldest() == 1.5
+        await store.forget(LATER, 1)
+        assert await store.oldest() == failed.finished_at
+        await step(store, failed, Event.RESUME)
+        assert await store.oldest() is None
 
 
 class TestTogether:

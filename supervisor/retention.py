@@ -1,0 +1,79 @@
+"""What is kept for so long and no longer: completed and failed tasks, and the tombstones of those that are gone.
+
+One timer for the earliest, whatever is stored. Each expiry is the step that a person might have taken: it loses against
+a resume or a delete of the same task, and what a crash leaves undone is found again.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from intermission.state.models import Task
+from intermission.state.store import Store, StoreError
+
+_AT_ONCE: Final = 4
+"""Tasks that expire side by side. They take threads from those that keep checkpoints, and `clean` takes children."""
+_TOMBSTONES_AT_ONCE: Final = 500
+"""In one transaction: what is asked for meanwhile waits for it."""
+_CLOCK_CHECK_S: Final = 60.0
+"""The longest sleep: a corrected system clock is noticed by then, and what could not be removed is tried again."""
+_log = structlog.get_logger()
+
+
+class Retention:
+    """See the module."""
+
+    def __init__(self, store: Store, expire: Callable[[Task], Awaitable[None]], keep_s: float) -> None:
+        self._store = store
+        self._expire = expire
+        self._keep_s = keep_s
+        self._watching: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Begin."""
+        self._watching = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """Stop, in the middle of whatever it is: the next start goes on."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait((self._watching,))
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                wait_s = await self._sweep()
+            except StoreError as error:
+                _log.error("what has expired could not be read", error=str(error))
+                wait_s = _CLOCK_CHECK_S
+            await asyncio.sleep(min(max(wait_s, 0), _CLOCK_CHECK_S))
+
+    async def _sweep(self) -> float:
+        """Expire whatever is old enough; in how many seconds to look again."""
+        before = time.time() - self._keep_s
+        done: list[bool] = []
+        last: Task | None = None
+        while batch := await self._store.expired(before, _AT_ONCE, after=last):
+            last = batch[-1]
+            done += await asyncio.gather(*map(self._expired, batch))
+        while await self._store.forget(before, _TOMBSTONES_AT_ONCE) == _TOMBSTONES_AT_ONCE:
+            pass
+        if done:
+            _log.info("what had expired is removed", tasks=sum(done), failures=len(done) - sum(done))
+        if not all(done):
+            return _CLOCK_CHECK_S
+        now = time.time()
+        # With nothing stored: what finishes in the meantime is kept for the whole time too.
+        return (await self._store.oldest() or now) + self._keep_s - now
+
+    async def _expired(self, task: Task) -> bool:
+        """Whether a task that is old enough could be expired."""
+        try:
+            await self._expire(task)
+        except (OSError, StoreError) as error:
+            _log.warning("a task that has expired could not be removed", task=task.id, error=str(error))
+            return False
+        return True
