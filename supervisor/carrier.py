@@ -23,7 +23,7 @@ from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
 from intermission.supervisor.process.body import BodyPipe
 from intermission.supervisor.process.launcher import Child, Exit, Launcher
-from intermission.supervisor.retry import STORE_RETRY_S
+from intermission.supervisor.retry import STORE_RETRY_S, policy
 from intermission.supervisor.verdict import Moment, verdict
 
 _CLOCK_CHECK_S: Final = 60.0
@@ -77,6 +77,10 @@ class Carrier:
     def wake(self) -> None:
         """Something may be pending."""
         self._wake.set()
+
+    def watch(self) -> None:
+        """Something will be due, perhaps before what is waited for."""
+        self._due_changed.set()
 
     def pause(self, task_id: str) -> None:
         """Pass a pause on to the child. An attempt that is not there yet reads the status before it launches."""
@@ -264,7 +268,8 @@ class Carrier:
                 return True
             moment = Moment(time.time(), self._draining, random.uniform)
             handler = self._registry.handlers.get(task.service)
-            change = verdict(task, ending, handler.retry if handler else Retry(), moment)
+            retry = policy(handler.retry if handler else Retry(), task.retry)
+            change = verdict(task, ending, retry, moment)
             if task.status is Status.TERMINATING:
                 self._cleaner.finish(task, ending.exit.killed, change.end)
                 return True

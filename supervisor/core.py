@@ -17,7 +17,7 @@ from intermission.handlers.inputs import Inputs
 from intermission.handlers.registry import AnyHandler, Registry
 from intermission.handlers.schema import Fault, Invalid, Unencodable
 from intermission.state.ids import new_id
-from intermission.state.models import Change, NewTask, Query, Task, Tombstone
+from intermission.state.models import Change, NewTask, Query, RetryPolicy, Task, Tombstone
 from intermission.state.status import Event, Reason, Status, allowed, changes
 from intermission.state.store import Store, StoreFullError
 from intermission.supervisor import inputs
@@ -41,6 +41,7 @@ from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
 from intermission.supervisor.process.launcher import Launcher
 from intermission.supervisor.retention import Retention
+from intermission.supervisor.retry import policy
 from intermission.supervisor.usage import ChildView, usage
 
 _MOST_NAMED: Final = 200
@@ -112,11 +113,13 @@ class Supervisor:
         *,
         priority: int = 0,
         labels: Mapping[str, str] | None = None,
+        retry: RetryPolicy | None = None,
+        due_at: float | None = None,
     ) -> Task:
         """Accept a task; it is on disk when this returns.
 
-        ``params`` is parsed JSON. Raises `UnknownServiceError`, `Invalid`, `UnavailableError` and
-        `NoSpaceError`.
+        ``params`` is parsed JSON; with ``due_at`` the task stays pending until then. Raises `UnknownServiceError`,
+        `Invalid`, `UnavailableError` and `NoSpaceError`.
         """
         if not self._open:
             message = "the server is starting or stopping; try again in a moment"
@@ -136,19 +139,24 @@ class Supervisor:
                 created_at=time.time(),
                 priority=priority,
                 labels=dict(labels or {}),
-                errors_left=handler.retry.errors,
+                errors_left=policy(handler.retry, retry).errors,
+                retry=retry,
+                due_at=due_at,
                 uploads=tuple(set(named.values())),
                 stream=handler.stream,
             )
             if self.places.free_bytes() < _LEAST_FREE_BYTES:
                 message = f"less than {_LEAST_FREE_BYTES >> 20} MiB of the disk are free: free some, then try again"
                 raise NoSpaceError(message)
-            # Before the insert is awaited, so that the claim that follows joins it in one commit.
-            self._carrier.wake()
+            if due_at is None:  # before the insert is awaited, so that the claim that follows joins it in one commit
+                self._carrier.wake()
             try:
-                return await self.store.add(fresh)
+                task = await self.store.add(fresh)
             except StoreFullError as error:
                 raise NoSpaceError(str(error)) from error
+        if due_at is not None:
+            self._carrier.watch()
+        return task
 
     async def get(self, task_id: str, user: str | None) -> Task:
         """The task. Raises `UnknownTaskError` and `GoneError`."""
@@ -342,7 +350,7 @@ class Supervisor:
     def _wish(self, task: Task, verb: Event, by: str, reason: Reason | None) -> Change:
         change = Change(task=task, event=verb, at=time.time(), by=by, reason=reason)
         if verb is Event.RESUME:
-            retry = self._handler(task.service).retry
+            retry = policy(self._handler(task.service).retry, task.retry)
             if task.stream:
                 change = replace(change, reason=Reason.AWAITING_DATA)
             if task.status is Status.FAILED:

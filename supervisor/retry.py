@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from intermission.handlers.base import Retry
+from intermission.state.models import RetryPolicy
 
 ALONE_AFTER: Final = 3
 """Losses at one checkpoint after which a task is launched with nothing beside it: it may be what kills the others."""
@@ -13,6 +14,11 @@ STORE_RETRY_S: Final = 1.0
 """Before what the store could not commit (it is full, or locked by another program) is asked of it again."""
 _LOSS_BASE_S: Final = 1.0
 _LOSS_CAP_S: Final = 60.0
+
+
+def policy(usual: Retry, own: RetryPolicy | None) -> Retry:
+    """What holds for a task: its own, or else its handler's."""
+    return usual if own is None else Retry(own.errors, own.base_s, own.cap_s)
 
 
 def backoff_s(retry: Retry, errors_before: int, uniform: Callable[[float, float], float]) -> float:

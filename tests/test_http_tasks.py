@@ -14,9 +14,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 WHOLE: Final = {
     *("id", "service", "user", "status", "reason", "params", "priority", "labels", "attempt", "errors_left"),
     *("progress", "checkpoint", "result", "error", "child", "files", "created_at", "started_at", "finished_at"),
-    *("due_at", "allowed"),
+    *("due_at", "allowed", "retry"),
 }
-LISTED: Final = WHOLE - {"params", "result", "files", "child"}
+LISTED: Final = WHOLE - {"params", "result", "files", "child", "retry"}
 TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 VERBS: Final = ("pause", "resume", "terminate")
 FOREVER: Final = {"steps": 1_000_000}

@@ -112,7 +112,7 @@ class TaskItem(TypedDict):
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
-    due_at: Annotated[Time | None, Field(description="When it is tried again")]
+    due_at: Annotated[Time | None, Field(description="When it is started, or tried again")]
     allowed: Annotated[tuple[Verb, ...], Field(description="What it can be told now")]
 
 
@@ -122,6 +122,7 @@ class Task(TaskItem):
     checkpoint: Checkpoint | None  # type: ignore[misc]  # narrower: nobody writes through the wider type
     params: Annotated[Any, Field(description="As the service's `params` describes them, with their defaults")]
     result: Annotated[Any, Field(description="As the service's `result` describes it; null before the end")]
+    retry: Annotated[Retry | None, Field(description="How errors are retried, if not as the service says")]
     child: Child | None
     files: list[File]
 

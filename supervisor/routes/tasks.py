@@ -1,14 +1,21 @@
 """``/tasks``: every service's tasks, by id."""
 
+import contextlib
+import re
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 from aiohttp import web
-from pydantic import Field, with_config
+from pydantic import BeforeValidator, Field, with_config
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
+from intermission.handlers.base import Retry
 from intermission.handlers.schema import Fault, Invalid, Schema
+from intermission.state.models import RetryPolicy
 from intermission.supervisor.routes import answers, lists, requests, shapes, views
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
@@ -16,6 +23,41 @@ from intermission.supervisor.routes.operation import Operation
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$")]
 _Value = Annotated[str, Field(max_length=255)]
+
+
+_TEN_YEARS_S: Final = 315_360_000
+_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _moment(value: object) -> datetime:
+    """A time with its zone (RFC 3339), which pydantic would also take in a dozen other forms."""
+    moment = None
+    if isinstance(value, str) and _MOMENT.fullmatch(value.upper()):
+        with contextlib.suppress(ValueError):  # a 31st of February
+            moment = datetime.fromisoformat(value.upper())
+    if moment is None:
+        raise PydanticCustomError("moment", "Must be a time such as 2030-01-31T08:00:00Z, with its zone")
+    if moment.timestamp() > time.time() + _TEN_YEARS_S:
+        raise PydanticCustomError("moment", "Must be within ten years")
+    return moment
+
+
+@with_config(use_attribute_docstrings=True)
+@dataclass
+class RetryRequest:
+    """How this task's errors are retried; what is left out is as its handler says."""
+
+    errors: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """The last of so many fails it."""
+    base_s: Annotated[float, Field(ge=0, le=_TEN_YEARS_S)] | None = None
+    """The longest wait after the first; it doubles with each."""
+    cap_s: Annotated[float, Field(ge=0, le=_TEN_YEARS_S)] | None = None
+    """The longest wait of all."""
+
+    def over(self, usual: Retry) -> RetryPolicy:
+        """The whole of it."""
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return RetryPolicy(**asdict(usual) | given)
 
 
 @with_config(use_attribute_docstrings=True)
@@ -30,6 +72,19 @@ class StartRequest:
     """Higher ones are launched first."""
     labels: Annotated[dict[_Name, _Value], Field(max_length=16)] = field(default_factory=dict)
     """To find it by."""
+    delay_s: Annotated[float, Field(ge=0, le=_TEN_YEARS_S)] | None = None
+    """Start it so much later."""
+    due_at: Annotated[datetime, BeforeValidator(_moment)] | None = None
+    """Start it then; a time that is past is now."""
+    retry: RetryRequest | None = None
+
+    def start_at(self) -> float | None:
+        """When to start it, if not now. Raises `Invalid`."""
+        if self.delay_s is not None and self.due_at is not None:
+            raise Invalid([Fault("/due_at", "Give either delay_s or due_at")])
+        now = time.time()
+        at = now + (self.delay_s or 0) if self.due_at is None else self.due_at.timestamp()
+        return at if at > now else None
 
 
 _START: Final = Schema(StartRequest)
@@ -74,7 +129,7 @@ async def index(request: web.Request) -> web.StreamResponse:
     sends=("Location", *answers.SENDS),
 )
 async def start(request: web.Request) -> web.StreamResponse:
-    """Start a task of any service, with a priority and labels.
+    """Start a task of any service, with a priority, labels and a retry policy of its own, now or later.
 
     202 means that it is on disk. With a wait, the answer comes when it rests.
     """
@@ -84,9 +139,16 @@ async def start(request: web.Request) -> web.StreamResponse:
     service = supervisor.service(body.service)
     if supervisor.is_stream(service):
         raise Invalid([Fault("/service", f"its work is the body of a request: use POST /{service}/start")])
+    due_at = body.start_at()
     try:
         fresh = await supervisor.start(
-            service, body.params, request[CALLER].user, priority=body.priority, labels=body.labels
+            service,
+            body.params,
+            request[CALLER].user,
+            priority=body.priority,
+            labels=body.labels,
+            retry=None if body.retry is None else body.retry.over(supervisor.registry.handlers[service].retry),
+            due_at=due_at,
         )
     except Invalid as error:
         raise Invalid([Fault("/params" + fault.pointer, fault.message) for fault in error.faults]) from None

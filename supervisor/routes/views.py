@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from intermission.handlers.base import Retry
 from intermission.handlers.registry import AnyHandler
 from intermission.state.models import (
     Attempt,
@@ -36,6 +37,7 @@ def task(of: Task, child: ChildView | None) -> shapes.Task:
         **task_item(of),
         "checkpoint": None if checkpoint is None else {**_checkpoint(checkpoint), "state": stored(checkpoint.state)},
         "params": stored(of.params),
+        "retry": None if of.retry is None else Retry(of.retry.errors, of.retry.base_s, of.retry.cap_s),
         "result": None if of.result is None else stored(of.result),
         "child": None if child is None else _child(child),
         "files": [] if checkpoint is None else _files(of.id, checkpoint.outputs),
