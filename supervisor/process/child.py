@@ -182,7 +182,7 @@ class LiveTask(Task[Any, Any]):
         self._save(done, total, unit)
         if not self._dirty:
             self._dirty = True
-            self._pipe.send_bytes(_DIRTY)
+            self._tell(_DIRTY)
         # After the slot is written, never before: the supervisor looks at the slots once more after each `Committed`,
         # so either it sees this checkpoint or we see its message here.
         while self._poll(0):  # all that there is: a pause may stand behind the answer to an earlier checkpoint
@@ -310,8 +310,11 @@ class LiveTask(Task[Any, Any]):
         self._slot.write(state, lengths, *self._progress)
 
     def _hear(self) -> None:
-        """Take one message from the supervisor; raises EOFError if there is no supervisor any more."""
-        message = wire.decode_request(self._pipe.recv_bytes(_MAX_BEGIN_BYTES))
+        """Take one message from the supervisor."""
+        try:
+            message = wire.decode_request(self._pipe.recv_bytes(_MAX_BEGIN_BYTES))
+        except (EOFError, ConnectionError):
+            self._leave()
         match message:
             case wire.PauseRequest():
                 self._pausing = True
@@ -322,15 +325,26 @@ class LiveTask(Task[Any, Any]):
                 self._dirty = False
                 if sequence < self._slot.sequence:
                     self._dirty = True
-                    self._pipe.send_bytes(_DIRTY)
+                    self._tell(_DIRTY)
             case wire.Begin():
                 raise TypeError(message)
             case never:
                 assert_never(never)
 
+    def _tell(self, report: bytes) -> None:
+        try:
+            self._pipe.send_bytes(report)
+        except ConnectionError:
+            self._leave()
+
+    def _leave(self) -> NoReturn:
+        """There is no supervisor any more, so the fork server is about to kill us: no error of the handler's."""
+        self.stopped = True
+        raise Paused from None
+
     def _confirm(self, request: wire.CommitRequest | wire.Stopping) -> None:
         """Ask the supervisor to commit the newest checkpoint, and wait until it is."""
-        self._pipe.send_bytes(wire.encode(request))
+        self._tell(wire.encode(request))
         while self._committed < request.sequence:
             self._hear()
 
