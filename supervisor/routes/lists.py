@@ -1,9 +1,10 @@
 """Lists of tasks: filters, pages and cursors."""
 
+import re
 from typing import Annotated, Final
 
 from aiohttp import web
-from pydantic import Field, with_config
+from pydantic import Field, WithJsonSchema, with_config
 from typing_extensions import TypedDict
 
 from intermission.state.models import Query
@@ -18,6 +19,7 @@ PARAMETERS: Final = ("status", "label", "limit", "cursor")
 REPEATABLE: Final = ("status", "label")
 _DEFAULT_LIMIT: Final = 50
 _MAX_LIMIT: Final = 200
+_NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 @with_config(use_attribute_docstrings=True)
@@ -37,6 +39,14 @@ class Filters(TypedDict, total=False):
     label: list[shapes.Label]
     """Only tasks with this label, as `name:value`; may be given several times."""
     cursor: shapes.TaskId
+    """The `next` of the page before."""
+
+
+@with_config(use_attribute_docstrings=True)
+class Before(TypedDict, total=False):
+    """Where the page before ended, where that is a number."""
+
+    cursor: Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{_NUMBER.pattern}$"})]
     """The `next` of the page before."""
 
 
@@ -69,6 +79,15 @@ def limit(values: dict[str, list[str]]) -> int:
 def no_cursor() -> Problem:
     """A cursor that no page has given."""
     return _misfit("cursor", "Must be the next of the page before")
+
+
+def before(values: dict[str, list[str]]) -> int | None:
+    """A cursor that is a number. Raises `Problem` (422)."""
+    if "cursor" not in values:
+        return None
+    if not _NUMBER.fullmatch(values["cursor"][0]):
+        raise no_cursor()
+    return int(values["cursor"][0])
 
 
 def _statuses(given: list[str]) -> frozenset[Status]:

@@ -213,6 +213,13 @@ class Events(TypedDict):
     next: None
 
 
+class EventPage(TypedDict):
+    """One page of what happened, newest first."""
+
+    items: list[HistoryEvent]
+    next: Annotated[str | None, Field(description="The `cursor` of the next page")]
+
+
 @_documented
 class Service(TypedDict):
     """A kind of work that can be started."""

@@ -42,7 +42,7 @@ def _moment(value: object) -> datetime:
     return moment
 
 
-@with_config(use_attribute_docstrings=True)
+@with_config(extra="forbid", use_attribute_docstrings=True)
 @dataclass
 class RetryRequest:
     """How this task's errors are retried; what is left out is as its handler says."""

@@ -1,14 +1,11 @@
 """What the service ``team`` has beside the routes of every service: the list of the caller's teams."""
 
 import asyncio
-import re
 import sqlite3
-from typing import Annotated, Final
+from typing import Final
 
 import structlog
 from aiohttp import web
-from pydantic import WithJsonSchema, with_config
-from typing_extensions import TypedDict
 
 from intermission.handlers import directory
 from intermission.supervisor.routes import lists, requests, shapes, views
@@ -20,16 +17,7 @@ from intermission.supervisor.routes.problems import Problem
 _READS: Final = web.AppKey("directory reads", asyncio.Semaphore)
 _READS_AT_ONCE: Final = 2
 """A locked directory may hold up so many threads, and none that save checkpoints."""
-_CURSOR: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _log = structlog.get_logger()
-
-
-@with_config(use_attribute_docstrings=True)
-class Before(TypedDict, total=False):
-    """Where the page before ended."""
-
-    cursor: Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{_CURSOR.pattern}$"})]
-    """The `next` of the page before."""
 
 
 def add(app: web.Application) -> None:
@@ -38,11 +26,11 @@ def add(app: web.Application) -> None:
     app.router.add_get("/team/teams", teams)
 
 
-@Operation(query=(lists.Limit, Before), answers={200: shapes.TeamPage}, problems=(422, 503))
+@Operation(query=(lists.Limit, lists.Before), answers={200: shapes.TeamPage}, problems=(422, 503))
 async def teams(request: web.Request) -> web.StreamResponse:
     """List one's own teams, newest first."""
     values = requests.query(request, "limit", "cursor")
-    limit, before = lists.limit(values), _before(values)
+    limit, before = lists.limit(values), lists.before(values)
     path, user = request.app[SUPERVISOR].places.directory, request[CALLER].user
     try:
         async with request.app[_READS]:
@@ -53,14 +41,6 @@ async def teams(request: web.Request) -> web.StreamResponse:
     following = str(found[limit - 1].id) if len(found) > limit else None
     page: shapes.TeamPage = {"items": [_team(one) for one in found[:limit]], "next": following}
     return requests.answer(request, page)
-
-
-def _before(values: dict[str, list[str]]) -> int | None:
-    if "cursor" not in values:
-        return None
-    if not _CURSOR.fullmatch(values["cursor"][0]):
-        raise lists.no_cursor()
-    return int(values["cursor"][0])
 
 
 def _team(of: directory.Team) -> shapes.Team:
