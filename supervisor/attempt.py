@@ -16,8 +16,9 @@ from intermission.handlers.inputs import Inputs
 from intermission.handlers.registry import AnyHandler
 from intermission.state.models import Checkpoint, Kind, Task
 from intermission.state.status import Reason
-from intermission.state.store import Store, StoreError
+from intermission.state.store import StoreError
 from intermission.supervisor import restore
+from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
 from intermission.supervisor.process import wire
 from intermission.supervisor.process.body import BodyPipe
@@ -63,7 +64,7 @@ class Attempt:
         kind: Kind,
         handler: AnyHandler,
         places: Places,
-        store: Store,
+        ledger: Ledger,
         *,
         body: BodyPipe | None = None,
     ) -> None:
@@ -78,7 +79,8 @@ class Attempt:
         """Of a stream service: where what the client sends goes in."""
         self._kind = kind
         self._folder = places.folder(task.id)
-        self._store = store
+        self._ledger = ledger
+        self._store = ledger.store
         self._loop = asyncio.get_running_loop()
         self._saving = asyncio.Lock()
         self._row = task.checkpoint
@@ -238,7 +240,7 @@ class Attempt:
     async def _take(self, report: wire.Report) -> None:
         match report:
             case wire.Ready():
-                pass
+                self._ledger.watchers.announce(self.task.id)  # who follows its log finds one now
             case wire.Dirty():
                 if "flush" not in self._timers:
                     self._arm("flush", COMMIT_WITHIN_S, self._flush)

@@ -220,7 +220,7 @@ class Carrier:
 
     def _carry(self, task: Task, body: BodyPipe | None = None) -> Attempt:
         handler = self._registry.handlers[task.service]
-        attempt = Attempt(task, Kind.RUN, handler, self._places, self._store, body=body)
+        attempt = Attempt(task, Kind.RUN, handler, self._places, self._ledger, body=body)
         self._attempts[task.id] = attempt
         self.connected += body is not None
         carrying = asyncio.create_task(self._run(attempt))

@@ -130,7 +130,7 @@ class Cleaner:
         return None, None
 
     async def _attempt(self, task: Task, handler: AnyHandler) -> Ending:
-        attempt = Attempt(task, Kind.CLEAN, handler, self._places, self._ledger.store)
+        attempt = Attempt(task, Kind.CLEAN, handler, self._places, self._ledger)
         self._attempts[task.id] = attempt
         if self._closing:  # since `close` has ended those that there were
             attempt.end()

@@ -37,6 +37,7 @@ from intermission.supervisor.errors import (
     UnknownServiceError,
     UnknownTaskError,
 )
+from intermission.supervisor.inotify import Inotify
 from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
 from intermission.supervisor.process.launcher import Launcher
@@ -74,7 +75,9 @@ class Supervisor:
         self.max_uploads = max_uploads
         self.places = places
         self._launcher = launcher
+        self.inotify = Inotify()
         self._ledger = Ledger(store)
+        self.watchers = self._ledger.watchers
         self._cleaner = Cleaner(self._ledger, launcher, registry, places)
         self._carrier = Carrier(self._ledger, launcher, registry, places, self._cleaner, max_running=max_running)
         self._retention = Retention(store, self._expire, keep_s)
@@ -266,19 +269,19 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while True:
-            change = self._ledger.watchers.next_change(task_id)
+            change = self.watchers.next_change(task_id)
             try:
                 found = await self.store.get(task_id)
                 if found is None:
                     raise UnknownTaskError(task_id)
-                over = self._ledger.watchers.closed or loop.time() >= deadline
+                over = self.watchers.closed or loop.time() >= deadline
                 if isinstance(found, Tombstone) or over or until(found):
                     return found
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(deadline):
                         await change
             finally:
-                self._ledger.watchers.forget(task_id, change)
+                self.watchers.forget(task_id, change)
 
     # From start to stop.
 
@@ -297,7 +300,8 @@ class Supervisor:
         await asyncio.wait(ends, timeout=_ENDS_WITHIN_S)
         await self._launcher.close()  # if its fork server is frozen, only now will the rest have ended
         await asyncio.gather(*ends)
-        self._ledger.watchers.close()
+        self.watchers.close()
+        self.inotify.close()
 
     # Inside.
 

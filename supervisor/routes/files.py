@@ -13,7 +13,7 @@ from aiohttp import web
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-from intermission.supervisor.routes import answers, requests, views
+from intermission.supervisor.routes import answers, follow, requests, views
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.operation import Operation
 from intermission.supervisor.routes.problems import Problem
@@ -56,6 +56,8 @@ class Tail(TypedDict, total=False):
 
     tail: Annotated[int, Field(ge=1, le=_MOST_LINES)]
     """Only so many of its last lines."""
+    follow: Annotated[int, Field(ge=0, le=1)]
+    """1: as server-sent events, until the task rests."""
 
 
 def add(app: web.Application) -> None:
@@ -99,16 +101,26 @@ async def file(request: web.Request) -> web.StreamResponse:
 @Operation(
     path=(requests.OfTask,),
     query=(Tail,),
-    headers=(Part,),
-    answers={200: "text/plain", 206: "text/plain"},
+    headers=(Part, follow.Reached),
+    answers={200: ("text/plain", "text/event-stream"), 206: "text/plain"},
     problems=_PROBLEMS,
     sends=("Content-Range",),
 )
 async def log(request: web.Request) -> web.StreamResponse:
-    """Show what a task printed."""
-    values = requests.query(request, "tail")
+    """Show what a task printed, and with `follow` what it will print.
+
+    Followed, each line is a server-sent event whose id is the offset behind it. When the task rests there is a last
+    event, `end`, with its status; a stream that stops without it was cut off, and goes on at `Last-Event-ID`.
+    """
+    values = requests.query(request, "tail", "follow")
     lines = requests.integer(values, "tail", 0, 1, _MOST_LINES)
+    following = requests.integer(values, "follow", 0, 0, 1)
+    last_event = follow.last_event(request) if following else None
     task = await answers.found(request)
+    path = request.app[SUPERVISOR].places.log(task.id)
+    if following:
+        offset = await asyncio.to_thread(_tail, path, lines) if last_event is None else last_event
+        return await follow.follow(request, task.id, offset)
 
     def part(fd: int) -> tuple[int, int]:
         size = os.fstat(fd).st_size
@@ -116,7 +128,7 @@ async def log(request: web.Request) -> web.StreamResponse:
 
     headers = {"Content-Type": "text/plain; charset=utf-8"}
     try:
-        return await _send(request, request.app[SUPERVISOR].places.log(task.id), part, headers)
+        return await _send(request, path, part, headers)
     except FileNotFoundError:  # it never ran
         return web.Response(headers=_HEADERS | headers | {"Content-Length": "0"})  # which HEAD would lack
 
@@ -195,6 +207,20 @@ def _names(header: str, etag: str) -> bool:
     """Whether If-None-Match names this entity tag, compared weakly."""
     tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
     return etag in tags or "*" in tags
+
+
+def _tail(path: Path, lines: int) -> int:
+    """Where the last so many lines of a log begin; 0 lines are all of them."""
+    if not lines:
+        return 0
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:  # it has not run yet
+        return 0
+    try:
+        return _last_lines(fd, os.fstat(fd).st_size, lines)
+    finally:
+        os.close(fd)
 
 
 def _last_lines(fd: int, size: int, lines: int) -> int:

@@ -182,8 +182,7 @@ class _Writer:
     def _body(self, operation: Operation, service: AnyHandler | None) -> Json:
         """The body of a request: left out, it stands for an empty object, where that would fit."""
         if isinstance(operation.body, str | tuple):
-            kinds = (operation.body,) if isinstance(operation.body, str) else operation.body
-            return {"content": {kind: {} for kind in kinds}}
+            return {"content": _of_kinds(operation.body)}
         schema = self._refs.get((operation.body, "validation"))
         if operation.body is Params and service is not None:
             schema = {"$ref": f"{_COMPONENTS}{service.service}.params"}
@@ -207,8 +206,8 @@ class _Writer:
         match type_:
             case None:
                 pass
-            case str():
-                answer["content"] = {type_: {}}
+            case str() | tuple():
+                answer["content"] = _of_kinds(type_)
             case _:
                 answer["content"] = {_JSON: {"schema": self._refs[type_, "serialization"]}}
         if operation.sends:
@@ -216,6 +215,11 @@ class _Writer:
                 name: {"description": _SENT[name], "schema": {"type": "string"}} for name in operation.sends
             }
         return answer
+
+
+def _of_kinds(kinds: str | tuple[str, ...]) -> Json:
+    """A content of which only the media types are known."""
+    return {kind: {} for kind in ((kinds,) if isinstance(kinds, str) else kinds)}
 
 
 @cache  # most are those of many routes

@@ -18,7 +18,7 @@ class Operation:
     """What a route takes and answers; parameters are the fields of TypedDicts. Decorates the route."""
 
     answers: Mapping[int, Any]
-    """By status: a type that is sent as JSON, a text that names another media type, or None for nothing."""
+    """By status: a type that is sent as JSON, a text or several that name other media types, or None for nothing."""
     problems: Collection[int] = ()
     """The statuses of its errors, without those of any body and of the guard."""
     path: tuple[Any, ...] = ()
@@ -42,4 +42,5 @@ class Operation:
         """What is sent as JSON, either way."""
         if self.body is not Params and not isinstance(self.body, str | tuple | None):
             yield self.body, "validation"
-        yield from ((type_, "serialization") for type_ in self.answers.values() if not isinstance(type_, str | None))
+        typed = (type_ for type_ in self.answers.values() if not isinstance(type_, str | tuple | None))
+        yield from ((type_, "serialization") for type_ in typed)
