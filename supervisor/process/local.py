@@ -58,6 +58,7 @@ class LocalLauncher:
     async def open(self) -> wire.Hello:
         """See `Launcher.open`."""
         tree.become_subreaper()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
         return await self._start()
 
     async def launch(self, service: str, folder: str, body: int | None = None) -> Child:
@@ -106,6 +107,13 @@ class LocalLauncher:
                 self._latest.kill()
         if self._mourning is not None:
             await self._mourning
+
+    def _reap(self) -> None:
+        """Some child of ours has died. All but the fork server are adopted: as a container's first process we are init.
+
+        What somebody left running there who came in from outside (``docker exec``) is not ours to end, only to reap.
+        """
+        tree.reap_adopted(keep=() if self._latest is None else (self._latest.process.pid,))
 
     def _order(self, order: wire.Order, fds: Sequence[int] = ()) -> None:
         if self._server is not None:

@@ -151,6 +151,15 @@ def end_children(keep: Iterable[int] = ()) -> int:
     return count
 
 
+def reap_adopted(keep: Iterable[int] = ()) -> None:
+    """Reap every dead child of this process but ``keep``, without waiting for one that lives."""
+    kept = set(keep)
+    for pid in children(os.getpid()):
+        if pid not in kept:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
 def with_environment(entry: bytes) -> list[Process]:
     """Every process, but this one, that was started with this ``NAME=value`` in its environment."""
     found = []
