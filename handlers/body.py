@@ -19,3 +19,5 @@ class BodyInfo:
     """None: known when the last byte is there."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """What the client says that it is, in hexadecimal: to be checked."""
+    metadata: Annotated[str, Field(max_length=16_384)] | None = None
+    """What a tus client says beside that, exactly as it was sent."""

@@ -11,6 +11,8 @@ import hashlib
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+CHECKSUMS: Final = {"sha1": 20, "sha256": 32, "md5": 16}
+"""What the body of one request can be checked with, and how many bytes each gives."""
 _CONTEXT_BYTES: Final = 112
 _DIGEST_BYTES: Final = 32
 _BLOCK_BYTES: Final = 1 << 20
@@ -40,6 +42,22 @@ def resumed(saved: str, path: Path, size: int) -> Digest:
                 digest.update(block)
                 size -= len(block)
     return digest
+
+
+class Checksum:
+    """What the body of one request has to give, and what it gives so far."""
+
+    def __init__(self, algorithm: str, expected: bytes) -> None:
+        self._found = hashlib.new(algorithm, usedforsecurity=False)
+        self._expected = expected
+
+    def update(self, data: bytes) -> None:
+        """Take in some more."""
+        self._found.update(data)
+
+    def fits(self) -> bool:
+        """Whether it is what was announced."""
+        return self._found.digest() == self._expected
 
 
 class _Native:

@@ -99,7 +99,7 @@ def _check_fence(change: Change) -> None:
 def _columns(change: Change, target: Status) -> Mapping[str, Any]:
     columns: dict[str, Any] = {"status": target, "reason": change.reason, "due_at": change.due_at}
     columns["finished_at"] = change.at if target in _FINISHED else None
-    for name in ("attempt", "result", "errors_left", "losses", "lost_sequence"):
+    for name in ("attempt", "params", "result", "errors_left", "losses", "lost_sequence"):
         if (value := getattr(change, name)) is not KEEP:
             columns[name] = value
     if not isinstance(change.error, Keep):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from intermission.state.status import Event, Reason, Status, after, allowed
+from intermission.state.status import HELD, Event, Reason, Status, after, allowed
 
 
 class Kind(StrEnum):
@@ -120,6 +120,11 @@ class Task:
         """What a person may ask for now."""
         return allowed(self.status, self.reason, stream=self.stream)
 
+    @property
+    def is_held(self) -> bool:
+        """Of a stream service: whether bytes alone do not make it go on."""
+        return self.status is Status.FAILED or (self.status is Status.PAUSED and self.reason in HELD)
+
     def after(self, event: Event) -> Status | None:
         """The status that follows, or None: the event is not possible now."""
         return after(self.status, event, stream=self.stream)
@@ -221,6 +226,8 @@ class Change:
     """With a raised attempt that will be launched: the kind of the new attempt, whose row is then begun."""
     checkpoint: Checkpoint | None = None
     """Saved along with it, if newer than the one stored."""
+    params: str | Keep = KEEP
+    """JSON: of an upload, once it is known how long it will be."""
     result: str | Keep = KEEP
     error: ErrorInfo | Keep | None = KEEP
     errors_left: int | Keep = KEEP

@@ -135,6 +135,8 @@ STREAM_TABLE: Final[dict[tuple[Status, Event], Status]] = {
 }
 """The table of stream services. Their work is the body of a request, so they never wait for their turn or a retry."""
 
+HELD: Final = frozenset({Reason.REQUESTED, Reason.FORCED, Reason.ERRORED})
+"""Why a stream task may be paused because somebody asked for it: it takes no bytes until somebody resumes it."""
 VERBS: Final = (Event.PAUSE, Event.RESUME, Event.TERMINATE, Event.DELETE)
 RESTING: Final = frozenset({Status.PAUSED, Status.COMPLETED, Status.FAILED})
 """A task here stays until a person acts."""

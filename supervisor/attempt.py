@@ -67,6 +67,7 @@ class Attempt:
         ledger: Ledger,
         *,
         body: BodyPipe | None = None,
+        checksum: tuple[str, bytes] | None = None,
     ) -> None:
         self.task = task
         self.handler = handler
@@ -75,8 +76,13 @@ class Attempt:
         """Its tree is dead."""
         self.settled = asyncio.Event()
         """What follows for the task is committed, or left to the next start."""
+        self.outcome: Task | None = None
+        """What followed for the task, once it is settled; None if that is not for the attempt to say."""
+        self.handed_over = False
+        """Another request has taken the place of the one that brought its body."""
         self.body = body
         """Of a stream service: where what the client sends goes in."""
+        self._checksum = checksum
         self._kind = kind
         self._folder = places.folder(task.id)
         self._ledger = ledger
@@ -122,12 +128,18 @@ class Attempt:
         if self.body is None or self._body_end is not None or self.done.is_set():
             return
         self._disconnected = cut
-        self._body_end = wire.BodyEnd(complete=cut is None)
+        self._body_end = wire.BodyEnd(complete=cut is None, cut=cut is Reason.DISCONNECTED)
         if self.child is not None:
             self.child.send(self._body_end)
         self.body.finish()
         if cut is not None and "grace" not in self._timers:
             self._arm("grace", self.handler.pause_grace_s, self._force)
+
+    def hand_over(self) -> None:
+        """Have it keep what came and stop, for another request is there; one whose body has ended does so anyway."""
+        if self._body_end is None and not self.done.is_set():
+            self.handed_over = True
+            self.end_body(Reason.DISCONNECTED)
 
     def end(self) -> None:
         """End its tree now; one that waits for its launch is not launched any more."""
@@ -217,6 +229,7 @@ class Attempt:
                 done=progress.done if progress else None,
                 total=progress.total if progress else None,
                 unit=progress.unit if progress else None,
+                checksum=self._checksum,
             )
         )
         if self._body_end is not None:

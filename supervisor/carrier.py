@@ -74,6 +74,10 @@ class Carrier:
         attempt = self._attempts.get(task_id)
         return attempt.child if attempt else None
 
+    def attempt(self, task_id: str) -> Attempt | None:
+        """The attempt of a task that is under way."""
+        return self._attempts.get(task_id)
+
     def wake(self) -> None:
         """Something may be pending."""
         self._wake.set()
@@ -94,13 +98,22 @@ class Carrier:
         attempt.end()
         return True
 
-    async def connect(self, task: Task, by: str) -> Attempt | None:
+    async def connect(
+        self, task: Task, by: str, params: str, checksum: tuple[str, bytes] | None = None
+    ) -> Attempt | None:
         """Launch a stream service's task, whose body is about to come. None: somebody was first."""
         change = Change(
-            task=task, event=Event.CONNECTED, at=time.time(), by=by, attempt=task.attempt + 1, kind=Kind.RUN, error=None
+            task=task,
+            event=Event.CONNECTED,
+            at=time.time(),
+            by=by,
+            attempt=task.attempt + 1,
+            kind=Kind.RUN,
+            error=None,
+            params=params,
         )
         connected = await self._ledger.advance(change)
-        return None if connected is None else self._carry(connected, BodyPipe())
+        return None if connected is None else self._carry(connected, BodyPipe(), checksum)
 
     async def open(self) -> None:
         """Carry on what an earlier generation left, then claim."""
@@ -218,9 +231,9 @@ class Carrier:
 
     # Carrying.
 
-    def _carry(self, task: Task, body: BodyPipe | None = None) -> Attempt:
+    def _carry(self, task: Task, body: BodyPipe | None = None, checksum: tuple[str, bytes] | None = None) -> Attempt:
         handler = self._registry.handlers[task.service]
-        attempt = Attempt(task, Kind.RUN, handler, self._places, self._ledger, body=body)
+        attempt = Attempt(task, Kind.RUN, handler, self._places, self._ledger, body=body, checksum=checksum)
         self._attempts[task.id] = attempt
         self.connected += body is not None
         carrying = asyncio.create_task(self._run(attempt))
@@ -231,7 +244,7 @@ class Carrier:
     async def _run(self, attempt: Attempt) -> None:
         task_id = attempt.task.id
         try:
-            await self._settle(task_id, await self._ending(attempt))
+            attempt.outcome = await self._settle(task_id, await self._ending(attempt))
         except Exception:  # noqa: BLE001 -- see below
             # No fault in one attempt may take the others down; the row says running, and the next start carries on.
             _log.exception("an attempt could not be carried to its end", task=task_id)
@@ -256,29 +269,31 @@ class Carrier:
             return Ending(exit=Exit(lost=f"it was not launched: {error}"))
         return await attempt.run(self._launcher, given)
 
-    async def _settle(self, task_id: str, ending: Ending) -> None:
-        """Commit what follows from an ending, reading again for as long as somebody else is first."""
-        while not await self._settled(task_id, ending):
-            pass
+    async def _settle(self, task_id: str, ending: Ending) -> Task | None:
+        """Commit what follows from an ending, reading again for as long as somebody else is first; the task then.
 
-    async def _settled(self, task_id: str, ending: Ending) -> bool:
-        try:
-            task = await self._store.get(task_id)
-            if not isinstance(task, Task):
-                return True
-            moment = Moment(time.time(), self._draining, random.uniform)
-            handler = self._registry.handlers.get(task.service)
-            retry = policy(handler.retry if handler else Retry(), task.retry)
-            change = verdict(task, ending, retry, moment)
-            if task.status is Status.TERMINATING:
-                self._cleaner.finish(task, ending.exit.killed, change.end)
-                return True
-            settled = await self._ledger.advance(change) is not None
-        except StoreError as error:
-            _log.error("an ending could not be committed", task=task_id, error=str(error), again=not self._draining)
-            if not self._draining:
+        None: the cleaner has it now, or the next start will settle it.
+        """
+        while True:
+            try:
+                task = await self._store.get(task_id)
+                if not isinstance(task, Task):
+                    return None
+                moment = Moment(time.time(), self._draining, random.uniform)
+                handler = self._registry.handlers.get(task.service)
+                retry = policy(handler.retry if handler else Retry(), task.retry)
+                change = verdict(task, ending, retry, moment)
+                if task.status is Status.TERMINATING:
+                    self._cleaner.finish(task, ending.exit.killed, change.end)
+                    return None
+                settled = await self._ledger.advance(change)
+            except StoreError as error:
+                _log.error("an ending could not be committed", task=task_id, error=str(error), again=not self._draining)
+                if self._draining:
+                    return None
                 await asyncio.sleep(STORE_RETRY_S)
-            return self._draining  # the next start settles what is left
-        if settled and change.due_at is not None:
-            self._due_changed.set()
-        return settled
+                continue
+            if settled is not None:
+                if change.due_at is not None:
+                    self._due_changed.set()
+                return settled

@@ -9,7 +9,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -29,7 +29,9 @@ from intermission.supervisor.errors import (
     ConflictError,
     CrowdedError,
     GoneError,
+    HeldError,
     InUseError,
+    LengthError,
     NoneEligibleError,
     NoSpaceError,
     OffsetError,
@@ -52,6 +54,20 @@ _CLEANED_WITHIN_S: Final = 60.0
 """How long a task that expires may hold up the next ones: after that it is cleaned beside them."""
 _ENDS_WITHIN_S: Final = 0.5
 """How long it may take, at the end of a drain, until the trees that are to be ended are dead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What a request says of the bytes that it brings to a stream service's task."""
+
+    offset: int = 0
+    """Where they belong."""
+    length: int | None = None
+    """How many there are in all, if that is told only now."""
+    checksum: tuple[str, bytes] | None = None
+    """What this body has to give, by which algorithm; if it does not, nothing of it is kept."""
+    lifts: bool = True
+    """Whether it also resumes what somebody has paused, or what has failed."""
 
 
 class Supervisor:
@@ -224,26 +240,25 @@ class Supervisor:
             self._cleaner.finish(task)
         return task
 
-    async def connect(self, task_id: str, user: str | None, by: str, offset: int | None = None) -> Attempt:
+    async def take_over(self, task_id: str, user: str | None) -> Task:
+        """Stop the request that brings bytes to a task, and keep them; the task then. Raises as `get`."""
+        async with self._changing(task_id):
+            return await self._taken_over(task_id, user)
+
+    async def connect(self, task_id: str, user: str | None, by: str, delivery: Delivery) -> Attempt:
         """Launch a stream service's task for bytes that are about to come; where to put them.
 
-        ``offset`` is where they belong, None for the very beginning. Raises as `pause`, `OffsetError`, `CrowdedError`
-        and `UnavailableError`; nothing has changed then.
+        A request that brings it bytes already is taken over from. Raises as `pause`, `OffsetError`, `LengthError`,
+        `HeldError`, `CrowdedError` and `UnavailableError`; nothing else has changed then.
         """
-        if not self._open:
-            raise UnavailableError("the server is starting or stopping; try again in a moment")
-        if self._carrier.connected >= self.max_uploads:
-            raise CrowdedError
-        while True:
-            task = await self.get(task_id, user)
-            if task.after(Event.CONNECTED) is None and task.after(Event.RESUME) is None:
-                raise ConflictError(task, Event.RESUME)
-            if (place := received(task)) != (offset or 0):
-                raise OffsetError(task, place)
-            if task.after(Event.CONNECTED) is None:
-                await self._ask(task_id, user, by, Event.RESUME)
-            elif (attempt := await self._carrier.connect(task, by)) is not None:
-                return attempt
+        async with self._changing(task_id):  # so that of several requests each has its turn
+            while True:
+                task = await self._taken_over(task_id, user)
+                params = self._accepted(task, delivery)
+                if task.after(Event.CONNECTED) is None:
+                    await self._ask(task_id, user, by, Event.RESUME)
+                elif (attempt := await self._carrier.connect(task, by, params, delivery.checksum)) is not None:
+                    return attempt
 
     async def delete(self, task_id: str, user: str | None, by: str | None) -> Tombstone:
         """Delete a completed task: its record, files and log. Raises as `pause`, and `InUseError`.
@@ -323,8 +338,34 @@ class Supervisor:
             raise UnknownServiceError(service, sorted(self.registry.handlers))
         return handler
 
+    async def _taken_over(self, task_id: str, user: str | None) -> Task:
+        task = await self.get(task_id, user)
+        if (attempt := self._carrier.attempt(task_id)) is None or not task.stream:
+            return task
+        attempt.hand_over()
+        await attempt.settled.wait()
+        return await self.get(task_id, user)
+
+    def _accepted(self, task: Task, delivery: Delivery) -> str:
+        """The params that a task has once it takes a delivery. Raises as `connect`."""
+        if not self._open:
+            raise UnavailableError("the server is starting or stopping; try again in a moment")
+        if task.after(Event.CONNECTED) is None and task.after(Event.RESUME) is None:
+            raise ConflictError(task, Event.RESUME)
+        place = received(task)
+        if task.is_held and not delivery.lifts:
+            raise HeldError(task, place)
+        if place != delivery.offset:
+            raise OffsetError(task, place)
+        size_bytes = agreed_length(task, delivery.length)
+        if self._carrier.connected >= self.max_uploads:
+            raise CrowdedError
+        if size_bytes == announced(task):
+            return task.params
+        return json.dumps({**json.loads(task.params), "size_bytes": size_bytes}, ensure_ascii=False)
+
     def _changing(self, task_id: str) -> asyncio.Lock:
-        """Held by whoever deletes a task's files, and by whoever needs them to stay for a moment."""
+        """Held by whoever deletes a task's files or sends it bytes, and by whoever needs them to stay for a moment."""
         return self._changes.setdefault(task_id, asyncio.Lock())
 
     async def _checked(self, handler: AnyHandler, value: object, given: Inputs) -> str:
@@ -365,6 +406,24 @@ class Supervisor:
 def received(task: Task) -> int:
     """How many bytes of a stream service's data are done with, durably."""
     return 0 if task.checkpoint is None else int(json.loads(task.checkpoint.state)["received"])
+
+
+def announced(task: Task) -> int | None:
+    """How many bytes a stream service's data has in all; None while nobody knows."""
+    size_bytes: int | None = json.loads(task.params)["size_bytes"]
+    return received(task) if size_bytes is None and task.status is Status.COMPLETED else size_bytes
+
+
+def agreed_length(task: Task, length: int | None) -> int | None:
+    """How many bytes it has in all, once a client says so too. Raises `LengthError`."""
+    known = announced(task)
+    if length is None or length == known:
+        return known
+    if known is not None:
+        raise LengthError(length, f"it was said before that it has {known}, and that stands")
+    if length < received(task):
+        raise LengthError(length, f"{received(task)} are here already")
+    return length
 
 
 def _run_checks(handler: AnyHandler, params: object, given: Inputs) -> None:

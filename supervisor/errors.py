@@ -56,6 +56,22 @@ class OffsetError(SupervisorError):
         self.offset = offset
 
 
+class LengthError(SupervisorError):
+    """A length was told that cannot be that of the data, or is not what was told before."""
+
+    def __init__(self, length: int, why: str) -> None:
+        super().__init__(f"the data cannot have {length} bytes in all: {why}")
+
+
+class HeldError(SupervisorError):
+    """Bytes were sent to a task that somebody has stopped, and nobody has resumed."""
+
+    def __init__(self, task: Task, offset: int) -> None:
+        super().__init__(f"it is {task.status}: resume it, and then send the bytes from Upload-Offset: {offset}")
+        self.task = task
+        self.offset = offset
+
+
 class CrowdedError(SupervisorError):
     """As many uploads as are allowed at once are under way."""
 

@@ -539,13 +539,40 @@ async def test_by_the_way_of_other_services(server: Server) -> None:
     assert problem(answer, 422, "invalid")["errors"][0]["pointer"] == "/service"
 
 
-async def test_while_it_runs_nobody_else_sends(server: Server) -> None:
-    """A second request for a running upload is a conflict, and disturbs nothing."""
+async def test_a_second_request_takes_over(server: Server) -> None:
+    """It goes on where the first one stopped, which is told so; what the first one brought is kept."""
     sending, task_id = await flowing(server, CONTENT, HALF)
-    problem(await resume(server, task_id, CONTENT, HALF), 409, "not-now")
+    answer = await resume(server, task_id, CONTENT, HALF)
+    assert (answer.status, answer.json["result"]["sha256"]) == (200, sha256(CONTENT))
+    told = await sending.answer()
+    assert problem(told, 409, "taken-over")["offset"] == HALF
+    assert told.headers["Upload-Offset"] == str(HALF)
+    assert [attempt["outcome"] for attempt in await attempts(server, task_id)] == ["disconnected", "completed"]
+    problem(await resume(server, task_id, CONTENT, len(CONTENT)), 409, "not-now")
+
+
+async def test_of_many_requests_each_has_its_turn(server: Server) -> None:
+    """Ten at once for the same place: their bytes are never mixed, and the upload ends as it should."""
+    sending, task_id = await flowing(server, CONTENT, HALF)
+    answers = await asyncio.gather(*(resume(server, task_id, CONTENT, HALF) for _ in range(10)))
+    assert {answer.status for answer in answers} <= {200, 409}
+    assert (await sending.answer()).status == 409
+    task = await server.task(task_id)
+    if task["status"] != "completed":
+        at = int((await server.ask("HEAD", f"/upload/status?task={task_id}")).headers["Upload-Offset"])
+        task = (await resume(server, task_id, CONTENT, at)).json
+    assert task["result"]["sha256"] == sha256(CONTENT)
+    assert await content(server, task_id) == CONTENT
+
+
+async def test_looking_does_not_take_over(server: Server) -> None:
+    """GET and HEAD of the status disturb nothing."""
+    sending, task_id = await flowing(server, CONTENT, HALF)
+    for method in ("GET", "HEAD"):
+        assert (await server.ask(method, f"/upload/status?task={task_id}")).status == 200
     await sending.send(CONTENT[HALF:])
     assert (await sending.answer()).json["result"]["sha256"] == sha256(CONTENT)
-    problem(await resume(server, task_id, CONTENT, len(CONTENT)), 409, "not-now")
+    assert len(await attempts(server, task_id)) == 1
 
 
 async def test_several_at_once(server: Server) -> None:

@@ -65,6 +65,8 @@ def _is_whole(heard: bytes) -> bool:
     head, separator, body = heard.partition(b"\r\n\r\n")
     if not separator:
         return False
+    if head.startswith(b"HTTP/1.1 204 "):
+        return True
     for line in head.lower().split(b"\r\n"):
         if line.startswith(b"content-length:"):
             return len(body) >= int(line.partition(b":")[2])

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, assert_never
 
 from intermission.handlers.base import Fatal, Handler, Output, Paused, Task, output_path
+from intermission.handlers.digest import Checksum
 from intermission.handlers.inputs import Inputs, Upload
 from intermission.handlers.schema import Invalid, Unencodable
 from intermission.supervisor.process import tree, wire
@@ -164,6 +165,8 @@ class LiveTask(Task[Any, Any]):
         self._pausing = False
         self._body = body
         self._body_end: wire.BodyEnd | None = None
+        self._unverified = None if begin.checksum is None else Checksum(*begin.checksum)
+        """Of a body that counts as a whole or not at all: nothing is saved until all of it is there and fits."""
         self._committed = begin.sequence
         self._confirms = begin.kind == "run"
         if begin.kind == "run":
@@ -180,7 +183,7 @@ class LiveTask(Task[Any, Any]):
     def checkpoint(self, *, done: float | None = None, total: float | None = None, unit: str | None = None) -> None:
         """See `Task.checkpoint`."""
         self._save(done, total, unit)
-        if not self._dirty:
+        if not self._dirty and self._unverified is None:
             self._dirty = True
             self._tell(_DIRTY)
         # After the slot is written, never before: the supervisor looks at the slots once more after each `Committed`,
@@ -241,15 +244,23 @@ class LiveTask(Task[Any, Any]):
             if body not in ready:
                 continue
             if block := os.read(body, _BLOCK_BYTES):
+                if self._unverified is not None:
+                    self._unverified.update(block)
                 yield block
                 continue
-            while self._body_end is None:  # it was sent before the end of the body, so it is on its way
-                self._hear()
-            if self._body_end.complete:
+            if self._is_whole():
                 return
             break
         self._save(None, None, None)
         self._stop()
+
+    def _is_whole(self) -> bool:
+        """Whether the data ends with the body that has just ended."""
+        while self._body_end is None:  # it was sent before the end of the body, so it is on its way
+            self._hear()
+        if self._unverified is not None and not self._body_end.cut:
+            self._verify(self._unverified)
+        return self._body_end.complete
 
     # What the runtime calls.
 
@@ -291,6 +302,8 @@ class LiveTask(Task[Any, Any]):
                 "checkpoint() was called off the main thread: only the thread that runs the handler may save its place"
             )
             raise RuntimeError(message)
+        if self._unverified is not None:
+            return
         state = self._encode(self.state)
         if len(state) > wire.MAX_STATE_BYTES:
             most = wire.MAX_STATE_BYTES
@@ -348,7 +361,26 @@ class LiveTask(Task[Any, Any]):
         while self._committed < request.sequence:
             self._hear()
 
+    def _verify(self, checksum: Checksum) -> None:
+        """Have what the body brought count from here on, if it is what was announced; else leave without it."""
+        if not checksum.fits():
+            self._take_back()
+            message = "the body does not give the checksum that was announced"
+            self._pipe.send_bytes(wire.encode(wire.Errored("exception", wire.CHECKSUM_MISMATCH, message)))
+            self.stopped = True
+            raise Paused
+        self._unverified = None
+
+    def _take_back(self) -> None:
+        """Cut off what was written since the last checkpoint: it cannot be verified any more."""
+        for name, out in self._open.items():
+            if not out.closed:
+                out.flush()
+            os.truncate(self._files / name, self._lengths.get(name, 0))
+
     def _stop(self) -> NoReturn:
+        if self._unverified is not None:
+            self._take_back()
         self.sync()
         self._confirm(wire.Stopping(self._slot.sequence))
         self.stopped = True

@@ -17,6 +17,8 @@ MAX_STATE_BYTES: Final = 1 << 20
 MAX_RESULT_BYTES: Final = 1 << 20
 MAX_REPORT_BYTES: Final = MAX_RESULT_BYTES + (1 << 16)
 """The largest frame that a child may send; anything longer is a fault of the child."""
+CHECKSUM_MISMATCH: Final = "ChecksumMismatch"
+"""The type of the error of a body that was not what it was announced to be."""
 MAX_TEXT: Final = 16_384
 """Characters of an error's message or traceback that travel; the whole of it is in the task's log."""
 MAX_PACKET_BYTES: Final = 1 << 17
@@ -63,6 +65,8 @@ class Begin(_Message, frozen=True):
     done: float | None
     total: float | None
     unit: str | None
+    checksum: tuple[str, bytes] | None = None
+    """Of the body that comes with this attempt: the algorithm and what it must give."""
 
 
 class PauseRequest(_Message, frozen=True):
@@ -72,10 +76,11 @@ class PauseRequest(_Message, frozen=True):
 class BodyEnd(_Message, frozen=True):
     """Nothing more comes through the pipe of the body: EOF alone cannot say whether that was all.
 
-    ``complete`` is False where the client has gone, or will send the rest in another request.
+    ``complete`` is False where more of the data is to come in another request. ``cut``: this body itself broke off.
     """
 
     complete: bool
+    cut: bool = False
 
 
 class Committed(_Message, frozen=True):

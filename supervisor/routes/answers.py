@@ -3,14 +3,13 @@
 A pause or a terminate is answered with 200 when it is so, and otherwise with 202 and the status as it is.
 """
 
-import json
 from typing import Any, Final
 
 from aiohttp import web
 
 from intermission.state.models import Task, Tombstone
 from intermission.state.status import RESTING, Status
-from intermission.supervisor.core import Supervisor, received
+from intermission.supervisor.core import Supervisor, announced, received
 from intermission.supervisor.errors import GoneError
 from intermission.supervisor.routes import requests, shapes, views
 from intermission.supervisor.routes.guard import CALLER
@@ -76,7 +75,7 @@ async def terminate(request: web.Request, task_id: str) -> web.Response:
 def _progress(shown: Task) -> dict[str, str]:
     if not shown.stream:
         return {}
-    length = json.loads(shown.params)["size_bytes"]
+    length = announced(shown)
     return {"Upload-Offset": str(received(shown)), **({} if length is None else {"Upload-Length": str(length)})}
 
 

@@ -17,7 +17,9 @@ from intermission.supervisor.errors import (
     ConflictError,
     CrowdedError,
     GoneError,
+    HeldError,
     InUseError,
+    LengthError,
     NoneEligibleError,
     NoSpaceError,
     OffsetError,
@@ -37,6 +39,9 @@ _PLAIN: Final[dict[type[Exception], tuple[int, str]]] = {
     UnknownServiceError: (404, "unknown-service"),
     UnknownTaskError: (404, "unknown-task"),
     NoneEligibleError: (404, "none-eligible"),
+    OffsetError: (409, "offset"),
+    HeldError: (423, "held"),
+    LengthError: (400, "length"),
     UnavailableError: (503, "unavailable"),
     CrowdedError: (503, "crowded"),
     NoSpaceError: (507, "no-space"),
@@ -120,9 +125,9 @@ def _of(error: Exception) -> Problem | None:
             )
         case AmbiguousError():
             problem = Problem(409, "several-tasks", said, {"tasks": error.task_ids})
-        case OffsetError(offset=offset):
-            headers = {"Upload-Offset": str(offset)}
-            problem = Problem(409, "offset", said, {"id": error.task.id, "offset": offset}, headers)
+        case OffsetError(task=task, offset=offset) | HeldError(task=task, offset=offset):
+            members = {"id": task.id, "task_status": task.status, "allowed": task.allowed, "offset": offset}
+            problem = Problem(*_PLAIN[type(error)], said, members, {"Upload-Offset": str(offset)})
         case InUseError():
             problem = Problem(409, "in-use", said, {"tasks": error.task_ids})
         case GoneError():

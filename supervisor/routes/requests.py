@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Any, Final
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from pydantic import with_config
 from typing_extensions import TypedDict
 
@@ -19,6 +19,27 @@ MAX_WAIT_S: Final = 60.0
 _ID: Final = re.compile(ID_PATTERN)
 _WAIT: Final = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d+)"?(?=\s*(?:[,;]|$))', re.ASCII | re.IGNORECASE)
 _BOUND: Final = 1_000_000_000
+_CONTINUE: Final = "100-continue"
+
+
+async def later(request: web.Request) -> web.StreamResponse | None:
+    """What a route does with Expect, in place of aiohttp's 100: nothing yet. It says `go_on` once it wants the body.
+
+    So whatever is refused is refused before the client sends it.
+    """
+    if request.headers["Expect"].lower() == _CONTINUE:
+        return None
+    detail = f"the only expectation that can be met is {_CONTINUE}"
+    response = Problem(417, "expectation-failed", detail).response()
+    response.force_close()
+    return response
+
+
+async def go_on(request: web.Request) -> None:
+    """Ask for the body, where the client waits to be asked (RFC 9110, section 10.1.1)."""
+    if request.headers.get("Expect", "").lower() == _CONTINUE and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # as aiohttp does: the answer has not begun with it
 
 
 class OfTask(TypedDict):
@@ -66,6 +87,7 @@ async def _body(request: web.Request) -> bytes:
         detail = "the body has a Content-Encoding: send it as it is"
         raise Problem(415, "unsupported-media-type", detail, headers={"Accept-Encoding": "identity"})
     try:
+        await go_on(request)
         return await request.read()
     except web.RequestPayloadError:
         raise Problem(400, "malformed-body", "the body is not what its Transfer-Encoding says") from None

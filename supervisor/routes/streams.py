@@ -8,7 +8,6 @@ import asyncio
 import base64
 import binascii
 import contextlib
-import json
 import re
 import shutil
 from collections.abc import AsyncIterator
@@ -27,9 +26,10 @@ from intermission.handlers.upload import DigestMismatch
 from intermission.state.models import Task, Tombstone
 from intermission.state.status import Reason, Status
 from intermission.supervisor.attempt import Attempt
-from intermission.supervisor.core import received
+from intermission.supervisor.core import Delivery, announced, received
 from intermission.supervisor.errors import GoneError, SupervisorError
 from intermission.supervisor.inputs import UPLOAD
+from intermission.supervisor.process import wire
 from intermission.supervisor.routes import answers, requests, shapes
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
@@ -55,7 +55,7 @@ class Limits:
 LIMITS: Final = web.AppKey("limits", Limits)
 
 
-class _End(Enum):
+class End(Enum):
     """How a body ended."""
 
     WHOLE = auto()
@@ -63,6 +63,7 @@ class _End(Enum):
     BROKEN = auto()
     IDLE = auto()
     TOO_LONG = auto()
+    TAKEN_OVER = auto()
 
 
 @with_config(use_attribute_docstrings=True)
@@ -106,7 +107,7 @@ async def start(request: web.Request, service: str) -> web.StreamResponse:
     fresh, size = await _create(request, service)
     if _is_to_come(request):
         return answers.task(request, fresh, 201, Location=f"/tasks/{fresh.id}")
-    return await _told(request, await _receive(request, fresh, size, 0), created=True)
+    return await _told(request, await deliver(request, fresh, Delivery(), size), created=True)
 
 
 @Operation(
@@ -126,7 +127,7 @@ async def start_with_file(request: web.Request, service: str, field: str) -> web
     if _is_to_come(request):
         raise Problem(411, "length-required", "send the file as the body; to send it later, start with its upload then")
     fresh, size = await _create(request, UPLOAD)
-    brought = await _receive(request, fresh, size, 0)
+    brought = await deliver(request, fresh, Delivery(), size)
     if brought.task.status is not Status.COMPLETED:
         return await _told(request, brought, created=True)
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
@@ -141,13 +142,13 @@ async def start_with_file(request: web.Request, service: str, field: str) -> web
 async def _create(request: web.Request, service: str) -> tuple[Task, int | None]:
     """Create a task for the body; how long that will be."""
     values = requests.query(request, "filename")
-    supervisor, announced, length = request.app[SUPERVISOR], _announced(request), _header(request, "Upload-Length")
-    if announced is None and not _is_chunked(request) and length is None:
+    supervisor, body, length = request.app[SUPERVISOR], body_length(request), count(request, "Upload-Length")
+    if body is None and not is_chunked(request) and length is None:
         detail = "send the data as the body, or Upload-Length without a body to announce it"
         raise Problem(411, "length-required", detail)
-    size = announced if length is None else length
+    size = body if length is None else length
     _check_media(request)
-    await _check_size(request, size, announced)
+    await check_size(request, size, body)
     info = {
         "filename": values["filename"][0] if "filename" in values else _filename(request),
         "media_type": request.content_type,
@@ -159,7 +160,7 @@ async def _create(request: web.Request, service: str) -> tuple[Task, int | None]
 
 def _is_to_come(request: web.Request) -> bool:
     """Whether there is no body now, but a length of data."""
-    return bool(_header(request, "Upload-Length")) and not _announced(request) and not _is_chunked(request)
+    return bool(count(request, "Upload-Length")) and not has_body(request)
 
 
 @Operation(
@@ -175,27 +176,33 @@ async def resume(request: web.Request, task: Task) -> web.StreamResponse:
 
     Without both, only a pause is lifted.
     """
-    announced, offset = _announced(request), _header(request, "Upload-Offset")
+    offset = count(request, "Upload-Offset")
     if offset is None:
-        if announced or _is_chunked(request):
+        if has_body(request):
             raise Problem(400, "offset-required", "say with Upload-Offset at which byte of the data this body begins")
         return await answers.resume(request, task.id)
     _check_media(request)
-    size = json.loads(task.params)["size_bytes"]
-    await _check_size(request, size, announced, offset)
-    return await _told(request, await _receive(request, task, size, offset), created=False)
+    size = announced(task)
+    await check_size(request, size, body_length(request), offset)
+    return await _told(request, await deliver(request, task, Delivery(offset=offset), size), created=False)
 
 
-def _announced(request: web.Request) -> int | None:
+def body_length(request: web.Request) -> int | None:
     """How long the body will be; None where it does not say."""
     return request.content_length if "Content-Length" in request.headers else None
 
 
-def _is_chunked(request: web.Request) -> bool:
+def is_chunked(request: web.Request) -> bool:
+    """Whether only its end will tell how long the body was."""
     return "chunked" in request.headers.get("Transfer-Encoding", "").lower()
 
 
-def _header(request: web.Request, name: str) -> int | None:
+def has_body(request: web.Request) -> bool:
+    """Whether bytes come with it, as far as its head can tell."""
+    return bool(body_length(request)) or is_chunked(request)
+
+
+def count(request: web.Request, name: str) -> int | None:
     """A header that is a count of bytes. Raises `Problem` (400)."""
     given = request.headers.getall(name, [])
     if not given:
@@ -208,14 +215,19 @@ def _header(request: web.Request, name: str) -> int | None:
 def _check_media(request: web.Request) -> None:
     if request.content_type.startswith("multipart/"):
         raise Problem(415, "unsupported-media-type", "multipart is not taken: send the file itself as the body")
+    check_encoding(request)
+
+
+def check_encoding(request: web.Request) -> None:
+    """Refuse a body that is packed: what is counted and kept are its bytes. Raises `Problem` (415)."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Problem(415, "unsupported-media-type", "the body has a Content-Encoding: send the file as it is")
 
 
-async def _check_size(request: web.Request, size: int | None, announced: int | None, offset: int = 0) -> None:
+async def check_size(request: web.Request, size: int | None, body: int | None, offset: int = 0) -> None:
     """Refuse what cannot fit before a byte of it is taken. Raises `Problem` (413, 507)."""
     supervisor, most = request.app[SUPERVISOR], request.app[LIMITS].max_bytes
-    end = offset + (announced or 0)
+    end = offset + (body or 0)
     if size is not None and end > size:
         detail = f"the data has {size} bytes in all, and this body would end at byte {end}: send the rest, no more"
         raise Problem(413, "too-long", detail, headers={"Upload-Length": str(size)})
@@ -247,18 +259,25 @@ def _digest(request: web.Request) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Brought:
-    """What became of a task and of the body that was for it."""
+class Brought:
+    """What a task has come to by the body that was for it, and how that ended."""
 
     task: Task
-    end: _End
+    end: End
 
 
-async def _receive(request: web.Request, task: Task, size: int | None, offset: int) -> _Brought:
-    """Have the body go to a child until either ends. Raises `GoneError`."""
+async def deliver(
+    request: web.Request, task: Task, delivery: Delivery, size: int | None, *, open_ended: bool = False
+) -> Brought:
+    """Have the body go to a child until either ends; what it came to.
+
+    ``size`` is that of the whole data. Without one the end of the body is that of the data, unless it is
+    ``open_ended``. Raises as `Supervisor.connect`, and `GoneError`.
+    """
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
-    attempt = await supervisor.connect(task.id, caller.scope, caller.user, offset)
-    pump = asyncio.create_task(_pump(request, attempt, None if size is None else size - offset, offset))
+    attempt = await supervisor.connect(task.id, caller.scope, caller.user, delivery)
+    left = None if size is None else size - delivery.offset
+    pump = asyncio.create_task(_pump(request, attempt, left, delivery.offset, open_ended=open_ended))
     settled = asyncio.create_task(attempt.settled.wait())
     try:
         await asyncio.wait({pump, settled}, return_when=asyncio.FIRST_COMPLETED)
@@ -269,33 +288,36 @@ async def _receive(request: web.Request, task: Task, size: int | None, offset: i
         pump.cancel()
         settled.cancel()
         await asyncio.wait({pump, settled})
-    end = _End.BROKEN if pump.cancelled() else pump.result()
+    end = End.BROKEN if pump.cancelled() else pump.result()
+    if attempt.outcome is not None:  # not as it is by now: another request may be bringing more already
+        return Brought(attempt.outcome, End.TAKEN_OVER if attempt.handed_over else end)
     found = await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _ENDS_WITHIN_S)
     if isinstance(found, Tombstone):
         raise GoneError(found)
-    return _Brought(found, end)
+    return Brought(found, end)
 
 
-async def _pump(request: web.Request, attempt: Attempt, left: int | None, offset: int) -> _End:
+async def _pump(request: web.Request, attempt: Attempt, left: int | None, offset: int, *, open_ended: bool) -> End:
     """Copy the body into the pipe; how it ended."""
     limits = request.app[LIMITS]
     bound = left if left is not None or limits.max_bytes is None else limits.max_bytes - offset
-    taken, end = 0, _End.BROKEN
+    taken, end = 0, End.BROKEN
     try:
+        await requests.go_on(request)
         async for block in _blocks(request.content, limits.idle_s):
             if bound is not None and taken + len(block) > bound:
                 await attempt.write(block[: bound - taken])
-                end = _End.TOO_LONG
+                end = End.TOO_LONG
                 break
             await attempt.write(block)
             taken += len(block)
         else:
-            end = _End.WHOLE if left in {None, taken} else _End.PARTIAL
+            end = End.WHOLE if taken == left or (left is None and not open_ended) else End.PARTIAL
     except TimeoutError:
-        end = _End.IDLE
+        end = End.IDLE
     except (ConnectionError, web.RequestPayloadError):  # the client went away, or the child did
-        end = _End.BROKEN
-    attempt.end_body({_End.WHOLE: None, _End.PARTIAL: Reason.AWAITING_DATA}.get(end, Reason.DISCONNECTED))
+        end = End.BROKEN
+    attempt.end_body({End.WHOLE: None, End.PARTIAL: Reason.AWAITING_DATA}.get(end, Reason.DISCONNECTED))
     return end
 
 
@@ -311,59 +333,62 @@ async def _blocks(content: StreamReader, idle_s: float) -> AsyncIterator[bytes]:
         yield block
 
 
-async def _told(request: web.Request, brought: _Brought, *, created: bool) -> web.StreamResponse:
+async def _told(request: web.Request, brought: Brought, *, created: bool) -> web.StreamResponse:
     """What a task that has come to this is answered with. Raises `Problem` where its data is not what was to come."""
     task, end = brought.task, brought.end
     match task.status, task.reason:
         case (Status.COMPLETED, _) | (Status.PAUSED, Reason.AWAITING_DATA):
             location = {"Location": f"/tasks/{task.id}"} if created else {}
             return answers.task(request, task, 201 if created else 200, **location)
-        case Status.FAILED, _:
-            raise await _failed(request, task)
-        case Status.PAUSED, Reason.NO_SPACE:
-            raise _broken_off(task, 507, "no-space", "there is no space left")
-        case Status.PAUSED, Reason.DISCONNECTED if end is _End.IDLE:
-            raise _broken_off(task, 408, "idle", "nothing came for too long")
-        case Status.PAUSED, Reason.DISCONNECTED if end is _End.TOO_LONG:
-            raise await _overrun(request, task)
-        case Status.PAUSED, Reason.DISCONNECTED:
-            raise _broken_off(task, 503, "interrupted", "the data could not be taken to its end")
+        case Status.FAILED, _ if task.error is not None and task.error.type == DigestMismatch.__name__:
+            await discard(request, task)
+            raise Problem(422, "digest-mismatch", f"{task.error.message}; nothing is kept: send it again")
+        case Status.PAUSED, Reason.DISCONNECTED if end is End.TOO_LONG and announced(task) is None:
+            await discard(request, task)  # it could never end
+            most = request.app[LIMITS].max_bytes
+            raise Problem(413, "too-large", f"at most {most} bytes are taken; nothing is kept")
+        case (Status.FAILED, _) | (Status.PAUSED, Reason.NO_SPACE | Reason.DISCONNECTED):
+            raise cut_short(brought)
         case Status.PAUSED, _:
             return answers.task(request, task)
         case _:
             return answers.task(request, task, 202)
 
 
-def _broken_off(task: Task, status: int, slug: str, what: str) -> Problem:
-    """The request did not get to its end; what is durable is kept."""
+def cut_short(brought: Brought) -> Problem:
+    """What a request is answered with whose data was not taken to its end; what is durable is kept."""
+    task, end = brought.task, brought.end
+    match task.status, task.reason:
+        case Status.FAILED, _:
+            said = task.error.message if task.error else "the data cannot be used"
+            return Problem(422, "failed", said, {"id": task.id, "task_status": task.status, "allowed": task.allowed})
+        case Status.PAUSED, Reason.NO_SPACE:
+            told = (507, "no-space", "there is no space left")
+        case _ if task.error is not None and task.error.type == wire.CHECKSUM_MISMATCH:
+            told = (
+                460,
+                "checksum-mismatch",
+                "nothing of this body is kept, for its checksum is not what was announced",
+            )
+        case _ if end is End.TAKEN_OVER:
+            told = (409, "taken-over", "another request for this upload has taken the place of this one")
+        case _ if end is End.IDLE:
+            told = (408, "idle", "nothing came for too long")
+        case _ if end is End.TOO_LONG:
+            told = (413, "too-long", "the body is longer than it may be")
+        case _:
+            told = (503, "interrupted", "the data could not be taken to its end")
     offset = received(task)
     return Problem(
-        status,
-        slug,
-        f"{what}; {offset} bytes are kept: resume with Upload-Offset: {offset} and the bytes from there",
+        *told[:2],
+        f"{told[2]}; {offset} bytes are kept: resume with Upload-Offset: {offset} and the bytes from there",
         {"id": task.id, "task_status": task.status, "allowed": task.allowed, "offset": offset},
         {"Upload-Offset": str(offset)},
     )
 
 
-async def _overrun(request: web.Request, task: Task) -> Problem:
-    """More came than was announced, or than is taken; in the second case nothing is kept, for it could never end."""
-    if json.loads(task.params)["size_bytes"] is not None:
-        return _broken_off(task, 413, "too-long", "the body is longer than was announced")
-    await _discard(request, task)
-    return Problem(413, "too-large", f"at most {request.app[LIMITS].max_bytes} bytes are taken; nothing is kept")
-
-
-async def _failed(request: web.Request, task: Task) -> Problem:
-    """The handler cannot do with the data what it should."""
-    said = task.error.message if task.error else "the data cannot be used"
-    if task.error is None or task.error.type != DigestMismatch.__name__:
-        return Problem(422, "failed", said, {"id": task.id, "task_status": task.status, "allowed": task.allowed})
-    await _discard(request, task)
-    return Problem(422, "digest-mismatch", f"{said}; nothing is kept: send it again")
-
-
-async def _discard(request: web.Request, task: Task) -> None:
+async def discard(request: web.Request, task: Task) -> None:
+    """Have nothing of it be kept."""
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
     await supervisor.terminate(task.id, caller.scope, by=caller.user)
     await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _ENDS_WITHIN_S)

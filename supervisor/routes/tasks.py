@@ -104,7 +104,7 @@ class Filters(TypedDict, total=False):
 def add(app: web.Application) -> None:
     """Add the routes."""
     app.router.add_get("/tasks", index)
-    app.router.add_post("/tasks", start)
+    app.router.add_post("/tasks", start, expect_handler=requests.later)
     app.router.add_get("/tasks/{id}", show)
     app.router.add_delete("/tasks/{id}", delete)
     for verb in answers.VERBS:
