@@ -20,6 +20,12 @@ _FLAGS: Final = (
     ("max-uploads", "N", "1000", "How many uploads may be under way at once; they are not counted as running."),
     ("max-upload-bytes", "BYTES", "none", "The largest upload that is taken."),
     ("upload-idle-s", "SECONDS", "60", "How long an upload may bring nothing before it is paused."),
+    (
+        "cors-origins",
+        "ORIGINS",
+        "none",
+        "Origins whose pages may upload, like https://example.org, separated by commas.",
+    ),
     ("handlers", "MODULES", "none", "Python modules with handlers of your own, separated by commas."),
     ("drain-s", "SECONDS", "8", "How long running tasks may take to save their place when the server stops."),
     ("retention-days", "DAYS", "30", "How long completed and failed tasks are kept, with their files and logs."),

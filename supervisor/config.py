@@ -42,6 +42,7 @@ _FILE: Final = "config"  # not a setting but where settings are read: --config o
 _SQLITE: Final = "sqlite:///"
 _SECRET_BYTES: Final = 32  # RFC 7518, section 3.2: a key for HS256 is at least as long as its hash
 _UNSHOWN: Final = frozenset({"jwt_secret", "database_url", "directory_url"})  # a URL may hold a password
+_ORIGIN: Final = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 _HOST_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 
 
@@ -114,6 +115,12 @@ def _split(value: object) -> object:
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
+def _origin(value: str) -> str:
+    if not _ORIGIN.fullmatch(value):
+        raise ValueError
+    return value
+
+
 def _module(value: str) -> str:
     if not all(part.isidentifier() and not keyword.iskeyword(part) for part in value.split(".")):
         raise ValueError
@@ -157,6 +164,9 @@ class Config(BaseModel):
     upload_idle_s: Annotated[float, BeforeValidator(_no_bool)] = Field(
         default=60.0, gt=0, allow_inf_nan=False, description="a number of seconds above 0"
     )
+    cors_origins: Annotated[
+        tuple[Annotated[str, BeforeValidator(_lower), AfterValidator(_origin)], ...], BeforeValidator(_split)
+    ] = Field(default=(), description="origins like https://example.org or http://localhost:3000, separated by commas")
     handlers: Annotated[tuple[Annotated[str, AfterValidator(_module)], ...], BeforeValidator(_split)] = Field(
         default=(), description="names of Python modules, separated by commas"
     )

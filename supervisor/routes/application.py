@@ -6,7 +6,7 @@ from aiohttp import web
 
 from intermission.supervisor.config import Config
 from intermission.supervisor.core import Supervisor
-from intermission.supervisor.routes import auth, docs, events, extract, files, ops, services, streams, tasks, team
+from intermission.supervisor.routes import auth, cors, docs, events, extract, files, ops, services, streams, tasks, team
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import guard, local_only
 from intermission.supervisor.routes.problems import answer_problems
@@ -20,9 +20,12 @@ def make_app(supervisor: Supervisor, config: Config) -> web.Application:
     """Put the application together."""
     secret = config.jwt_secret
     identify = local_only if secret is None else auth.bearer(secret.get_secret_value())
-    app = web.Application(middlewares=[answer_problems, guard(identify)], client_max_size=MAX_BODY_BYTES)
+    before = [answer_problems, cors.answer_preflights, guard(identify)]
+    app = web.Application(middlewares=before, client_max_size=MAX_BODY_BYTES)
     app[SUPERVISOR] = supervisor
     app[streams.LIMITS] = streams.Limits(config.max_upload_bytes, config.upload_idle_s)
+    app[cors.ORIGINS] = frozenset(config.cors_origins)
+    app.on_response_prepare.append(cors.expose)
     for room in ROOMS:
         room.add(app)
     public = None if secret is None else auth.PUBLIC
