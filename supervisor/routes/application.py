@@ -6,13 +6,26 @@ from aiohttp import web
 
 from intermission.supervisor.config import Config
 from intermission.supervisor.core import Supervisor
-from intermission.supervisor.routes import auth, cors, docs, events, extract, files, ops, services, streams, tasks, team
+from intermission.supervisor.routes import (
+    auth,
+    cors,
+    docs,
+    events,
+    extract,
+    files,
+    ops,
+    services,
+    streams,
+    tasks,
+    team,
+    tus,
+)
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import guard, local_only
 from intermission.supervisor.routes.problems import answer_problems
 from intermission.supervisor.routes.requests import MAX_BODY_BYTES
 
-ROOMS: Final = (tasks, files, events, ops, docs, extract, team, services)
+ROOMS: Final = (tasks, files, events, ops, docs, extract, team, tus, services)
 """Who adds routes, in the order of the document. The services' match any first part, so they come last."""
 
 

@@ -44,11 +44,15 @@ _PROBLEMS: Final = {
     409: "Not now: see `allowed` for what is, `tasks` for those in the way or that could be meant, `offset` for where "
     "to go on.",
     410: "The task is gone.",
+    405: "The address does not take this method; see `Allow`.",
     411: "There is neither a body nor a length.",
+    412: "The client speaks another version of tus.",
     413: "The body is larger than is taken, or than was announced.",
     415: "The body is of a type that is not taken, or it is packed.",
     416: "Nothing is in that range.",
     422: "Something does not fit: `errors` has every fault.",
+    423: "Somebody has paused it, or it has failed: resume it first.",
+    460: "The body does not give the checksum that was announced; nothing of it is kept.",
     503: "The server is starting or stopping, or its database does not answer: try again.",
     507: "The disk is full.",
 }
@@ -58,6 +62,12 @@ _SENT: Final = {
     "ETag": "Of the file at this length.",
     "Upload-Offset": "Of a stream service's task: how many bytes of its data are durable.",
     "Upload-Length": "Of a stream service's task: how many bytes its data has, if that is known.",
+    "Upload-Defer-Length": "`1` while nobody knows how many bytes the data has.",
+    "Upload-Metadata": "As it was sent at the creation.",
+    "Tus-Version": "The versions of tus that are spoken.",
+    "Tus-Extension": "What there is beyond the core.",
+    "Tus-Checksum-Algorithm": "What a body can be checked with.",
+    "Tus-Max-Size": "The largest upload that is taken, if there is a limit.",
     "Content-Range": "Which part this is, where a part was asked for.",
 }
 
@@ -72,10 +82,12 @@ def document(
 
     Raises AttributeError for a route that is not described.
     """
+    known = list(routes)
+    readable = {route.resource for route in known if route.method == "GET"}
     described = [
         (path, route.method, _function(route, service), service)
-        for route in routes
-        if route.method != "HEAD"  # that of a GET is understood
+        for route in known
+        if route.method != "HEAD" or route.resource not in readable  # that of a GET is understood
         for path, service in _addresses(route, handlers)
     ]
     writer = _Writer(handlers, [function.operation for _, _, function, _ in described], public)

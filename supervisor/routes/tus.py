@@ -1,0 +1,349 @@
+"""``/upload/files``: tus 1.0.0 (https://tus.io/protocols/resumable-upload), whose uploads are tasks like all others.
+
+Each PATCH is an attempt. HEAD, PATCH and DELETE stop a request that still hangs: what they tell is what comes next.
+"""
+
+import base64
+import binascii
+import contextlib
+import functools
+import json
+import re
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Final, Literal, Required
+
+from aiohttp import HttpVersion11, web
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from intermission.handlers.body import MAX_SIZE
+from intermission.handlers.digest import CHECKSUMS
+from intermission.state.models import Task, Tombstone
+from intermission.state.status import Reason, Status
+from intermission.supervisor.core import Delivery, agreed_length, announced, received
+from intermission.supervisor.errors import ConflictError, GoneError, HeldError, OffsetError
+from intermission.supervisor.inputs import UPLOAD
+from intermission.supervisor.process import wire
+from intermission.supervisor.routes import requests, streams
+from intermission.supervisor.routes.answers import SUPERVISOR
+from intermission.supervisor.routes.guard import CALLER
+from intermission.supervisor.routes.operation import Operation
+from intermission.supervisor.routes.problems import Problem
+
+PATH: Final = "/upload/files"
+VERSION: Final = "1.0.0"
+MEDIA_TYPE: Final = "application/offset+octet-stream"
+_EXTENSIONS: Final = ("creation", "creation-with-upload", "creation-defer-length", "checksum", "termination")
+_GONE_WITHIN_S: Final = 10.0
+_KEY: Final = re.compile(r"[!-+\--~]+")
+_MEDIA: Final = re.compile(r"[\w.+-]{1,127}/[\w.+-]{1,127}", re.ASCII)
+_PROXY: Final = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
+
+_SENDS: Final = ("Upload-Offset", "Upload-Length", "Upload-Defer-Length", "Upload-Metadata")
+
+_Route = Callable[[web.Request, Task], Awaitable[web.StreamResponse]]
+_Size = Annotated[int, Field(ge=0, le=MAX_SIZE)]
+_Length = Annotated[_Size, Field(description="How many bytes there are in all")]
+_Checksum = Annotated[str, Field(description=f"What this body gives: {' or '.join(CHECKSUMS)}, a space, base64")]
+Speaking = TypedDict(
+    "Speaking",
+    {"Tus-Resumable": Required[Annotated[Literal["1.0.0"], Field(description="The version of tus")]]},
+    total=False,
+)
+Creating = TypedDict(
+    "Creating",
+    {
+        "Upload-Length": _Length,
+        "Upload-Defer-Length": Annotated[Literal["1"], Field(description="In its place: the length comes later")],
+        "Upload-Metadata": Annotated[str, Field(description="Keys, each with a space and its value in base64; commas")],
+        "Upload-Checksum": _Checksum,
+    },
+    total=False,
+)
+Bringing = TypedDict(
+    "Bringing",
+    {
+        "Upload-Offset": Annotated[_Size, Field(description="At which byte of the data this body begins")],
+        "Upload-Length": _Length,
+        "Upload-Checksum": _Checksum,
+    },
+    total=False,
+)
+Overriding = TypedDict(
+    "Overriding",
+    {"X-HTTP-Method-Override": Annotated[Literal["HEAD", "PATCH", "DELETE"], Field(description="What to do")]},
+    total=False,
+)
+
+
+def add(app: web.Application) -> None:
+    """Add the routes."""
+    one = f"{PATH}/{{id}}"
+    app.router.add_options(PATH, options)
+    app.router.add_post(PATH, create, expect_handler=requests.later)
+    app.router.add_head(one, head)
+    app.router.add_patch(one, patch, expect_handler=requests.later)
+    app.router.add_delete(one, delete)
+    app.router.add_post(one, overridden, expect_handler=requests.later)
+    app.on_response_prepare.append(_mark)
+
+
+async def _mark(request: web.Request, response: web.StreamResponse) -> None:
+    """Say which version this is; errors that never reach a route say so too."""
+    if request.path == PATH or request.path.startswith(f"{PATH}/"):
+        response.headers["Tus-Resumable"] = VERSION
+
+
+def _of_upload(route: _Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """The route of an upload that there is, for clients of this version."""
+
+    @functools.wraps(route)
+    async def checked(request: web.Request) -> web.StreamResponse:
+        task = await _found(request)
+        _check(request)
+        return await route(request, task)
+
+    return checked
+
+
+def _check(request: web.Request) -> None:
+    """Refuse clients of another version; of none too, but for HEAD. Raises `Problem` (412, 422)."""
+    given = request.headers.get("Tus-Resumable")
+    if given != VERSION and not (given is None and request.method == "HEAD"):
+        detail = f"this is tus {VERSION}: say so with Tus-Resumable"
+        raise Problem(412, "tus-version", detail, headers={"Tus-Version": VERSION})
+    requests.query(request)
+
+
+@Operation(answers={204: None}, sends=("Tus-Version", "Tus-Extension", "Tus-Checksum-Algorithm", "Tus-Max-Size"))
+async def options(request: web.Request) -> web.StreamResponse:
+    """Tell which version and extensions of tus there are."""
+    most = request.app[streams.LIMITS].max_bytes
+    headers = {
+        "Tus-Version": VERSION,
+        "Tus-Extension": ",".join(_EXTENSIONS),
+        "Tus-Checksum-Algorithm": ",".join(CHECKSUMS),
+        **({} if most is None else {"Tus-Max-Size": str(most)}),
+    }
+    return web.Response(status=204, headers=headers)
+
+
+@Operation(
+    headers=(Speaking, Creating),
+    body=MEDIA_TYPE,
+    answers={201: None},
+    problems=(400, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
+    sends=("Location", *_SENDS),
+)
+async def create(request: web.Request) -> web.StreamResponse:
+    """Create an upload, and take its first bytes if some come along."""
+    _check(request)
+    if unfit := [name for name in ("X-HTTP-Method-Override", "Upload-Concat") if name in request.headers]:
+        raise Problem(400, "malformed-header", f"{unfit[0]} is not taken here")
+    size, deferred = streams.count(request, "Upload-Length"), _is_deferred(request)
+    if (size is None) is not deferred:
+        detail = "say how long the data is with Upload-Length, or with Upload-Defer-Length: 1 that you will"
+        raise Problem(400, "length", detail)
+    bytes_come = streams.has_body(request)
+    if bytes_come:
+        _check_media(request)
+    checksum, info = _checksum(request), _described(request) | {"size_bytes": size}
+    await streams.check_size(request, size, streams.body_length(request))
+    fresh = await request.app[SUPERVISOR].start(UPLOAD, info, request[CALLER].user)
+    location = {"Location": _location(request, fresh.id)}
+    if not bytes_come and size != 0:
+        return _answer(fresh, 201, location)
+    brought = await streams.deliver(request, fresh, Delivery(checksum=checksum), size, open_ended=deferred)
+    if brought.task.error is not None and brought.task.error.type == wire.CHECKSUM_MISMATCH:
+        await streams.discard(request, fresh)  # a client that is refused does not expect that something is left
+        raise Problem(460, "checksum-mismatch", "nothing is kept, for the checksum is not what was announced")
+    return _told(brought, 201, location)
+
+
+@_of_upload
+@Operation(
+    path=(requests.OfTask,), headers=(Speaking,), answers={200: None}, problems=(404, 410, 412, 422, 503), sends=_SENDS
+)
+async def head(request: web.Request, task: Task) -> web.StreamResponse:
+    """Tell how far an upload is; a request that still brings it bytes is stopped, and they are kept."""
+    return _answer(await _vacant(request, task), 200)
+
+
+@_of_upload
+@Operation(
+    path=(requests.OfTask,),
+    headers=(Speaking, Bringing),
+    body=MEDIA_TYPE,
+    answers={204: None},
+    problems=(400, 404, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
+    sends=_SENDS,
+)
+async def patch(request: web.Request, task: Task) -> web.StreamResponse:
+    """Go on with an upload: the body, from Upload-Offset on; a request that still brings it bytes is stopped."""
+    _check_media(request)
+    offset, length = streams.count(request, "Upload-Offset"), streams.count(request, "Upload-Length")
+    checksum = _checksum(request)
+    if offset is None:
+        raise Problem(400, "offset-required", "say with Upload-Offset at which byte of the data this body begins")
+    task = await _vacant(request, task)
+    if offset != (place := received(task)):
+        raise OffsetError(task, place)
+    size = agreed_length(task, length)
+    await streams.check_size(request, size, streams.body_length(request), offset)
+    if task.status is Status.COMPLETED:
+        if streams.has_body(request):
+            raise Problem(413, "too-long", "the data is complete: there is nothing to be added")
+        return _answer(task, 204)
+    delivery = Delivery(offset=offset, length=length, checksum=checksum, lifts=False)
+    return _told(await streams.deliver(request, task, delivery, size, open_ended=size is None), 204, {})
+
+
+@_of_upload
+@Operation(
+    path=(requests.OfTask,),
+    headers=(Speaking,),
+    answers={202: None, 204: None},
+    problems=(404, 409, 410, 412, 422, 503, 507),
+)
+async def delete(request: web.Request, task: Task) -> web.StreamResponse:
+    """Have nothing be left of an upload: a complete one is deleted, any other terminated."""
+    supervisor, caller = request.app[SUPERVISOR], request[CALLER]
+    while task.status is not Status.COMPLETED:
+        with contextlib.suppress(ConflictError):  # it has been completed meanwhile
+            await supervisor.terminate(task.id, caller.scope, by=caller.user)
+            found = await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _GONE_WITHIN_S)
+            return web.Response(status=204 if isinstance(found, Tombstone) else 202)
+        task = await _found(request)
+    await supervisor.delete(task.id, caller.scope, by=caller.user)
+    return web.Response(status=204)
+
+
+_OVERRIDES: Final = {"HEAD": head, "PATCH": patch, "DELETE": delete}
+
+
+@Operation(
+    path=(requests.OfTask,),
+    headers=(Speaking, Overriding, Bringing),
+    body=MEDIA_TYPE,
+    answers={200: None, 202: None, 204: None},
+    problems=(400, 404, 405, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
+    sends=_SENDS,
+)
+async def overridden(request: web.Request) -> web.StreamResponse:
+    """Do what X-HTTP-Method-Override says, for clients that can only GET and POST."""
+    await _found(request)
+    method = request.headers.get("X-HTTP-Method-Override")
+    if method is None:
+        raise web.HTTPMethodNotAllowed("POST", list(_OVERRIDES))
+    if method not in _OVERRIDES:
+        raise Problem(400, "malformed-header", f"X-HTTP-Method-Override must be one of {', '.join(_OVERRIDES)}")
+    return await _OVERRIDES[method](request)
+
+
+async def _found(request: web.Request) -> Task:
+    task_id = requests.task_id(request.match_info["id"])
+    return await request.app[SUPERVISOR].of_service(UPLOAD, task_id, request[CALLER].scope)
+
+
+async def _vacant(request: web.Request, task: Task) -> Task:
+    """The upload, once no other request brings it bytes. Raises `UnknownTaskError` and `GoneError`."""
+    supervisor = request.app[SUPERVISOR]
+    task = await supervisor.take_over(task.id, request[CALLER].scope)
+    if task.status is Status.TERMINATING:
+        found = await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _GONE_WITHIN_S)
+        if isinstance(found, Tombstone):
+            raise GoneError(found)
+        task = found
+    return task
+
+
+def _is_deferred(request: web.Request) -> bool:
+    given = request.headers.getall("Upload-Defer-Length", [])
+    if given not in ([], ["1"]):
+        raise Problem(400, "malformed-header", "Upload-Defer-Length can only be 1")
+    return bool(given)
+
+
+def _check_media(request: web.Request) -> None:
+    if request.content_type != MEDIA_TYPE:
+        raise Problem(415, "unsupported-media-type", f"the bytes of an upload must come as {MEDIA_TYPE}")
+    streams.check_encoding(request)
+
+
+def _checksum(request: web.Request) -> tuple[str, bytes] | None:
+    """What the body must give, by which algorithm. Raises `Problem` (400)."""
+    given = request.headers.get("Upload-Checksum")
+    if given is None:
+        return None
+    name, _, text = given.partition(" ")
+    if name not in CHECKSUMS:
+        raise Problem(400, "unknown-checksum", f"Upload-Checksum can be checked with {', '.join(CHECKSUMS)}")
+    digest = _base64(text)
+    if digest is None or len(digest) != CHECKSUMS[name]:
+        detail = f"Upload-Checksum must be {name}, a space and {CHECKSUMS[name]} bytes in base64"
+        raise Problem(400, "malformed-header", detail)
+    return name, digest
+
+
+def _described(request: web.Request) -> dict[str, Any]:
+    """What Upload-Metadata says of the file, and the header itself. Raises `Problem` (400)."""
+    text = ",".join(request.headers.getall("Upload-Metadata", []))
+    if not text:
+        return {}
+    values: dict[str, bytes] = {}
+    for pair in text.split(","):
+        key, _, packed = pair.strip(" ").partition(" ")
+        value = _base64(packed)
+        if not _KEY.fullmatch(key) or key in values or value is None:
+            detail = (
+                "Upload-Metadata must be keys, each given once and with a space and its value in base64, and commas"
+            )
+            raise Problem(400, "malformed-header", detail)
+        values[key] = value
+    name = values.get("filename", values.get("name"))
+    media_type = values.get("filetype", values.get("type", b"")).decode(errors="replace")
+    return {
+        "metadata": text,
+        "filename": None if name is None else name.decode(errors="replace"),
+        **({"media_type": media_type} if _MEDIA.fullmatch(media_type) else {}),
+    }
+
+
+def _base64(text: str) -> bytes | None:
+    """Its bytes; None for what is no base64."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _location(request: web.Request, task_id: str) -> str:
+    """Where it is. Relative, which is right behind any proxy, if one can be seen; else absolute, for some need that."""
+    path = f"{PATH}/{task_id}"
+    is_proxied = request.version < HttpVersion11 or any(name in request.headers for name in _PROXY)
+    return path if is_proxied else f"{request.url.origin()}{path}"
+
+
+def _told(brought: streams.Brought, status: int, headers: dict[str, str]) -> web.StreamResponse:
+    """What a task that has come to this is answered with. Raises `Problem` where not all of the body was taken."""
+    task = brought.task
+    if task.is_held and task.status is Status.PAUSED:
+        raise HeldError(task, received(task))
+    if task.status is Status.COMPLETED or task.reason is Reason.AWAITING_DATA:
+        return _answer(task, status, headers)
+    problem = streams.cut_short(brought)
+    problem.headers = {**problem.headers, **headers}
+    raise problem
+
+
+def _answer(task: Task, status: int, more: dict[str, str] | None = None) -> web.Response:
+    """How far it is, in headers."""
+    length, metadata = announced(task), json.loads(task.params).get("metadata")
+    headers = {
+        "Cache-Control": "no-store",
+        "Upload-Offset": str(received(task)),
+        **({"Upload-Defer-Length": "1"} if length is None else {"Upload-Length": str(length)}),
+        **({} if metadata is None else {"Upload-Metadata": metadata}),
+        **(more or {}),
+    }
+    return web.Response(status=status, headers=headers)
