@@ -124,7 +124,8 @@ async def tab(profile: Path) -> AsyncIterator[Tab]:
     try:
 
         async def listening() -> bool:
-            return (profile / "DevToolsActivePort").exists()
+            port = profile / "DevToolsActivePort"  # which is there a moment before anything is in it
+            return port.exists() and "\n" in port.read_text()
 
         await until(listening, 30)
         port = (profile / "DevToolsActivePort").read_text().split()[0]
