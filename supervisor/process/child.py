@@ -302,6 +302,14 @@ class LiveTask(Task[Any, Any]):
                 "checkpoint() was called off the main thread: only the thread that runs the handler may save its place"
             )
             raise RuntimeError(message)
+        if done is not None:
+            known = self._progress
+            # As the slot's reader expects them: an integer of another kind, a Decimal, would make it unreadable.
+            self._progress = (
+                float(done),
+                known[1] if total is None else float(total),
+                known[2] if unit is None else str(unit),
+            )
         if self._unverified is not None:
             return
         state = self._encode(self.state)
@@ -312,14 +320,6 @@ class LiveTask(Task[Any, Any]):
         lengths = self._lengths
         for name, out in self._open.items():
             lengths[name] = out.length()
-        if done is not None:
-            known = self._progress
-            # As the slot's reader expects them: an integer of another kind, a Decimal, would make it unreadable.
-            self._progress = (
-                float(done),
-                known[1] if total is None else float(total),
-                known[2] if unit is None else str(unit),
-            )
         self._slot.write(state, lengths, *self._progress)
 
     def _hear(self) -> None:
