@@ -229,7 +229,8 @@ def token() -> str:
     def part(data: bytes) -> str:
         return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
-    signed = ".".join(part(json.dumps(member).encode()) for member in ({"alg": "HS256"}, {"sub": "check"}))
+    claims = {"sub": "check", "exp": time.time() + 3600}
+    signed = ".".join(part(json.dumps(member).encode()) for member in ({"alg": "HS256"}, claims))
     return f"{signed}.{part(hmac.digest(SECRET.encode(), signed.encode(), 'sha256'))}"
 
 

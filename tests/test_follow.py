@@ -463,10 +463,10 @@ async def test_head(teller: Teller) -> None:
     assert (answer.status, answer.headers["Content-Type"], answer.body) == (200, "text/event-stream", b"")
 
 
-@pytest.mark.parametrize("last", ["x", "-1", "1.5", "9" * 19, "\u0663"])
+@pytest.mark.parametrize("last", ["", "x", "-1", "1.5", "9" * 19, "\u0663"])
 async def test_a_last_id_that_is_none(teller: Teller, last: str) -> None:
-    """422, before anything is sent."""
-    url = f"/tasks/{teller.task_id}/log?follow=1"
+    """422, before anything is sent, and whether the log is followed or not."""
+    url = f"/tasks/{teller.task_id}/log?follow={int(last > '1')}"
     said = problem(await teller.server.ask("GET", url, headers={"Last-Event-ID": last}), 422, "invalid")
     assert pointers(said) == {"Last-Event-ID"}
 

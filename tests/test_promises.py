@@ -174,6 +174,9 @@ async def test_tasks_in_every_status(promised: Promised, tmp_path: Path) -> None
             await promised.ask(f"GET /tasks/{task_id}{rest}", 200)
     await promised.ask(f"GET /steps/status?task={running}", 200)
     assert len((await promised.ask("GET /steps/status", 200)).json["items"]) == 3
+    await promised.ask(f"GET /tasks/{done['id']}/log?follow=1", 200)
+    page = (await promised.ask("GET /events?limit=3", 200)).json
+    assert len((await promised.ask(f"GET /events?limit=3&cursor={page['next']}", 200)).json["items"]) == 3
     for path in ("/tasks", "/tasks?limit=1", "/tasks?status=failed&status=retrying&label=k:v", "/tasks?user=nobody"):
         await promised.ask(f"GET {path}", 200)
     file = f"GET /tasks/{done['id']}/files/lines.txt"

@@ -115,11 +115,11 @@ async def log(request: web.Request) -> web.StreamResponse:
     values = requests.query(request, "tail", "follow")
     lines = requests.integer(values, "tail", 0, 1, _MOST_LINES)
     following = requests.integer(values, "follow", 0, 0, 1)
-    last_event = follow.last_event(request) if following else None
+    reached = follow.last_event(request)
     task = await answers.found(request)
     path = request.app[SUPERVISOR].places.log(task.id)
     if following:
-        offset = await asyncio.to_thread(_tail, path, lines) if last_event is None else last_event
+        offset = await asyncio.to_thread(_tail, path, lines) if reached is None else reached
         return await follow.follow(request, task.id, offset)
 
     def part(fd: int) -> tuple[int, int]:

@@ -43,10 +43,10 @@ Reached = TypedDict(
 
 def last_event(request: web.Request) -> int | None:
     """The offset that the client has reached, if this is not its first connection. Raises `Problem` (422)."""
-    text = request.headers.get("Last-Event-ID", "")
-    if text and not _ID.fullmatch(text):
+    text = request.headers.get("Last-Event-ID")
+    if text is not None and not _ID.fullmatch(text):
         raise misfit([{"parameter": "Last-Event-ID", "detail": "Must be the id of an event"}], "the headers do not fit")
-    return int(text) if text else None
+    return None if text is None else int(text)
 
 
 async def follow(request: web.Request, task_id: str, offset: int) -> web.StreamResponse:
