@@ -1,9 +1,11 @@
 """What a stream service knows of its body before the first byte: its params, whatever the service."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from pydantic import Field
+
+from intermission.handlers.inputs import UploadRef
 
 MAX_SIZE: int = 2**63 - 1
 
@@ -21,3 +23,7 @@ class BodyInfo:
     """What the client says that it is, in hexadecimal: to be checked."""
     metadata: Annotated[str, Field(max_length=16_384)] | None = None
     """What a tus client says beside that, exactly as it was sent."""
+    concat: Annotated[str, Field(max_length=16_384)] | None = None
+    """Whether it is part of another or made of parts, as a tus client said it."""
+    parts: list[UploadRef] = field(default_factory=list)
+    """The uploads that it is made of, in their order: then its work is to join them, and no body comes."""

@@ -1,11 +1,22 @@
-"""The service ``upload``: keeps the body of a request as a file, with its SHA-256, and can stop after any block."""
+"""The service ``upload``: keeps the body of a request as a file, with its SHA-256, and can stop after any block.
 
+One that is made of others needs no body: it is a task like those of other services, and copies them.
+"""
+
+import errno
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from intermission.handlers import digest
-from intermission.handlers.base import Fatal, Task, handler
+from intermission.handlers.base import Fatal, Output, Task, handler
 from intermission.handlers.body import BodyInfo
 from intermission.handlers.inputs import CONTENT
+
+_BLOCK_BYTES: Final = 1 << 20
+_CANNOT: Final = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+"""How a filesystem says that it copies nothing itself."""
 
 
 class DigestMismatch(Fatal):
@@ -35,8 +46,7 @@ def upload(task: Task[BodyInfo, State]) -> Result:
     """Write what arrives, with a checkpoint after each block."""
     params, state, out = task.params, task.state, task.output(CONTENT)
     sha256 = digest.resumed(state.digest, out.path, state.received)
-    for block in task.body:
-        out.write_bytes(block)
+    for block in _joined(task, out) if params.parts else _written(task.body, out):
         sha256.update(block)
         state.received += len(block)
         state.digest = sha256.save()
@@ -45,3 +55,43 @@ def upload(task: Task[BodyInfo, State]) -> Result:
     if params.sha256 not in {None, found}:
         raise DigestMismatch(f"the body has the SHA-256 {found}, not {params.sha256} as it was announced")
     return Result(params.filename, state.received, found, params.media_type)
+
+
+@upload.uploads
+def _parts(params: BodyInfo) -> Mapping[str, str]:
+    return {f"/parts/{n}": reference for n, reference in enumerate(params.parts)}
+
+
+def _written(blocks: Iterable[bytes], out: Output) -> Iterator[bytes]:
+    """Each block, once it is written."""
+    for block in blocks:
+        out.write_bytes(block)
+        yield block
+
+
+def _joined(task: Task[BodyInfo, State], out: Output) -> Iterator[bytes]:
+    """Each block of the parts, one behind the other, once it is copied."""
+    target = os.open(out.path, os.O_WRONLY | os.O_CLOEXEC)  # `out` only appends, and to that the kernel does not copy
+    try:
+        end = 0
+        for reference in task.params.parts:
+            part = task.inputs.upload(reference)
+            begin, end = end, end + part.size_bytes
+            with part.path.open("rb") as source:
+                while (at := task.state.received) < end:
+                    size = _copy(source.fileno(), at - begin, target, at, min(_BLOCK_BYTES, end - at))
+                    if not size:
+                        raise Fatal(f"the file of {reference} is shorter than it was")
+                    yield os.pread(source.fileno(), size, at - begin)
+    finally:
+        os.close(target)
+
+
+def _copy(source: int, begin: int, target: int, at: int, size: int) -> int:
+    """Copy inside the kernel, where it can, without a second copy of the blocks; how many bytes that were."""
+    try:
+        return os.copy_file_range(source, target, size, begin, at)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    return os.pwrite(target, os.pread(source, size, begin), at)

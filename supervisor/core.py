@@ -162,7 +162,7 @@ class Supervisor:
                 retry=retry,
                 due_at=due_at,
                 uploads=tuple(set(named.values())),
-                stream=handler.stream,
+                stream=handler.stream and not named,  # what is made of uploads waits for no body
             )
             if self.places.free_bytes() < _LEAST_FREE_BYTES:
                 message = f"less than {_LEAST_FREE_BYTES >> 20} MiB of the disk are free: free some, then try again"
@@ -202,8 +202,8 @@ class Supervisor:
 
         Raises `NoneEligibleError`, `AmbiguousError`, and as `get` where it has gone meanwhile.
         """
-        stream = self._handler(service).stream
-        statuses = frozenset(status for status in Status if verb in allowed(status, stream=stream))
+        kinds = {self._handler(service).stream, False}  # of a stream service, some tasks wait for no body
+        statuses = frozenset(s for s in Status if any(verb in allowed(s, stream=stream) for stream in kinds))
         query = Query(user=user, service=service, statuses=statuses, limit=_MOST_NAMED)
         eligible: list[Task] = []
         while True:

@@ -38,7 +38,8 @@ _OF_BODIES: Final = (400, 413, 415, 422)
 _PROBLEMS: Final = {
     400: "The body is not JSON in UTF-8 or broke off, or a header is not as it should be.",
     _NO_TOKEN: "There is no token, or it is not valid.",
-    _FOREIGN: "The Host is not this machine, or the Origin is not this server.",
+    _FOREIGN: "The Host is not this machine, or the Origin is not this server; or an upload that is made of parts was "
+    "sent bytes.",
     404: "There is no such thing, or it is somebody else's.",
     408: "Nothing came for too long: resume at `offset`.",
     409: "Not now: see `allowed` for what is, `tasks` for those in the way or that could be meant, `offset` for where "
@@ -64,6 +65,7 @@ _SENT: Final = {
     "Upload-Length": "Of a stream service's task: how many bytes its data has, if that is known.",
     "Upload-Defer-Length": "`1` while nobody knows how many bytes the data has.",
     "Upload-Metadata": "As it was sent at the creation.",
+    "Upload-Concat": "As it was sent at the creation.",
     "Tus-Version": "The versions of tus that are spoken.",
     "Tus-Extension": "What there is beyond the core.",
     "Tus-Checksum-Algorithm": "What a body can be checked with.",

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final, Literal, Required
+from urllib.parse import urlsplit
 
 from aiohttp import HttpVersion11, web
 from pydantic import Field
@@ -19,9 +20,9 @@ from typing_extensions import TypedDict
 from intermission.handlers.body import MAX_SIZE
 from intermission.handlers.digest import CHECKSUMS
 from intermission.state.models import Task, Tombstone
-from intermission.state.status import Reason, Status
+from intermission.state.status import RESTING, Reason, Status
 from intermission.supervisor.core import Delivery, agreed_length, announced, received
-from intermission.supervisor.errors import ConflictError, GoneError, HeldError, OffsetError
+from intermission.supervisor.errors import ConflictError, GoneError, HeldError, OffsetError, UnknownTaskError
 from intermission.supervisor.inputs import UPLOAD
 from intermission.supervisor.process import wire
 from intermission.supervisor.routes import requests, streams
@@ -29,17 +30,26 @@ from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.operation import Operation
 from intermission.supervisor.routes.problems import Problem
+from intermission.supervisor.routes.shapes import ID_PATTERN
 
 PATH: Final = "/upload/files"
 VERSION: Final = "1.0.0"
 MEDIA_TYPE: Final = "application/offset+octet-stream"
-_EXTENSIONS: Final = ("creation", "creation-with-upload", "creation-defer-length", "checksum", "termination")
+_EXTENSIONS: Final = (
+    *("creation", "creation-with-upload", "creation-defer-length"),
+    *("checksum", "termination", "concatenation"),
+)
+_JOINED_WITHIN_S: Final = 5.0
+"""How long the creation of one that is made of parts waits until they are joined; it is answered in any case."""
 _GONE_WITHIN_S: Final = 10.0
+_LENGTHS: Final = ("Upload-Length", "Upload-Defer-Length")
+_FINAL: Final = "final;"
+_ONE: Final = re.compile(rf"{PATH}/({ID_PATTERN})")
 _KEY: Final = re.compile(r"[!-+\--~]+")
 _MEDIA: Final = re.compile(r"[\w.+-]{1,127}/[\w.+-]{1,127}", re.ASCII)
 _PROXY: Final = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
 
-_SENDS: Final = ("Upload-Offset", "Upload-Length", "Upload-Defer-Length", "Upload-Metadata")
+_SENDS: Final = ("Upload-Offset", "Upload-Length", "Upload-Defer-Length", "Upload-Metadata", "Upload-Concat")
 
 _Route = Callable[[web.Request, Task], Awaitable[web.StreamResponse]]
 _Size = Annotated[int, Field(ge=0, le=MAX_SIZE)]
@@ -56,6 +66,7 @@ Creating = TypedDict(
         "Upload-Length": _Length,
         "Upload-Defer-Length": Annotated[Literal["1"], Field(description="In its place: the length comes later")],
         "Upload-Metadata": Annotated[str, Field(description="Keys, each with a space and its value in base64; commas")],
+        "Upload-Concat": Annotated[str, Field(description="`partial`, or `final;` and the URLs of parts")],
         "Upload-Checksum": _Checksum,
     },
     total=False,
@@ -138,8 +149,13 @@ async def options(request: web.Request) -> web.StreamResponse:
 async def create(request: web.Request) -> web.StreamResponse:
     """Create an upload, and take its first bytes if some come along."""
     _check(request)
-    if unfit := [name for name in ("X-HTTP-Method-Override", "Upload-Concat") if name in request.headers]:
-        raise Problem(400, "malformed-header", f"{unfit[0]} is not taken here")
+    if "X-HTTP-Method-Override" in request.headers:
+        raise Problem(400, "malformed-header", "X-HTTP-Method-Override is not taken here")
+    concat = request.headers.get("Upload-Concat")
+    if concat is not None and concat.startswith(_FINAL):
+        return await _join(request, concat)
+    if concat not in {None, "partial"}:
+        raise _malformed_concat()
     size, deferred = streams.count(request, "Upload-Length"), _is_deferred(request)
     if (size is None) is not deferred:
         detail = "say how long the data is with Upload-Length, or with Upload-Defer-Length: 1 that you will"
@@ -147,7 +163,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     bytes_come = streams.has_body(request)
     if bytes_come:
         _check_media(request)
-    checksum, info = _checksum(request), _described(request) | {"size_bytes": size}
+    checksum, info = _checksum(request), {**_described(request), "size_bytes": size, "concat": concat}
     await streams.check_size(request, size, streams.body_length(request))
     fresh = await request.app[SUPERVISOR].start(UPLOAD, info, request[CALLER].user)
     location = {"Location": _location(request, fresh.id)}
@@ -158,6 +174,47 @@ async def create(request: web.Request) -> web.StreamResponse:
         await streams.discard(request, fresh)  # a client that is refused does not expect that something is left
         raise Problem(460, "checksum-mismatch", "nothing is kept, for the checksum is not what was announced")
     return _told(brought, 201, location)
+
+
+async def _join(request: web.Request, concat: str) -> web.StreamResponse:
+    """Create an upload that is made of parts. Raises `Problem` (400, 413, 507)."""
+    if any(name in request.headers for name in _LENGTHS) or streams.has_body(request):
+        raise Problem(400, "length", "what is made of parts has their length: send neither one nor a body")
+    parts = [await _part(request, url) for url in concat.removeprefix(_FINAL).split(" ") if url]
+    if not parts:
+        raise _malformed_concat()
+    size = sum(received(part) for part in parts)
+    await streams.check_size(request, size, None)
+    supervisor, caller = request.app[SUPERVISOR], request[CALLER]
+    info = {**_described(request), "size_bytes": size, "concat": concat, "parts": [f"upload:{p.id}" for p in parts]}
+    fresh = await supervisor.start(UPLOAD, info, caller.user)
+    found = await supervisor.wait(fresh.id, lambda now: now.status in RESTING, _JOINED_WITHIN_S)
+    if isinstance(found, Tombstone):
+        raise GoneError(found)
+    return _answer(found, 201, {"Location": _location(request, fresh.id)})
+
+
+async def _part(request: web.Request, text: str) -> Task:
+    """A part that is complete, by its URL, relative or of this server. Raises `Problem` (400)."""
+    try:
+        url = urlsplit(text)
+    except ValueError:
+        raise _malformed_concat() from None
+    match = _ONE.fullmatch(url.path)
+    if match is None or url.query or url.fragment or url.netloc not in {"", request.host}:
+        raise _malformed_concat()
+    try:
+        task = await request.app[SUPERVISOR].of_service(UPLOAD, match[1], request[CALLER].scope)
+    except (GoneError, UnknownTaskError):
+        raise Problem(400, "part", f"there is no upload {match[1]} of yours") from None
+    if task.status is not Status.COMPLETED or json.loads(task.params).get("concat") != "partial":
+        raise Problem(400, "part", f"{match[1]} is {task.status}: parts are partial uploads that are completed")
+    return task
+
+
+def _malformed_concat() -> Problem:
+    detail = f"Upload-Concat must be partial, or final; and the URLs of parts, which begin with {PATH}/"
+    return Problem(400, "malformed-header", detail)
 
 
 @_of_upload
@@ -175,7 +232,7 @@ async def head(request: web.Request, task: Task) -> web.StreamResponse:
     headers=(Speaking, Bringing),
     body=MEDIA_TYPE,
     answers={204: None},
-    problems=(400, 404, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
+    problems=(400, 403, 404, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
     sends=_SENDS,
 )
 async def patch(request: web.Request, task: Task) -> web.StreamResponse:
@@ -185,6 +242,8 @@ async def patch(request: web.Request, task: Task) -> web.StreamResponse:
     checksum = _checksum(request)
     if offset is None:
         raise Problem(400, "offset-required", "say with Upload-Offset at which byte of the data this body begins")
+    if not task.stream:
+        raise Problem(403, "final", "an upload that is made of parts takes no bytes")
     task = await _vacant(request, task)
     if offset != (place := received(task)):
         raise OffsetError(task, place)
@@ -226,7 +285,7 @@ _OVERRIDES: Final = {"HEAD": head, "PATCH": patch, "DELETE": delete}
     headers=(Speaking, Overriding, Bringing),
     body=MEDIA_TYPE,
     answers={200: None, 202: None, 204: None},
-    problems=(400, 404, 405, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
+    problems=(400, 403, 404, 405, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
     sends=_SENDS,
 )
 async def overridden(request: web.Request) -> web.StreamResponse:
@@ -338,12 +397,13 @@ def _told(brought: streams.Brought, status: int, headers: dict[str, str]) -> web
 
 def _answer(task: Task, status: int, more: dict[str, str] | None = None) -> web.Response:
     """How far it is, in headers."""
-    length, metadata = announced(task), json.loads(task.params).get("metadata")
+    length, info = announced(task), json.loads(task.params)
+    kept = {"Upload-Metadata": info.get("metadata"), "Upload-Concat": info.get("concat")}
     headers = {
         "Cache-Control": "no-store",
         "Upload-Offset": str(received(task)),
         **({"Upload-Defer-Length": "1"} if length is None else {"Upload-Length": str(length)}),
-        **({} if metadata is None else {"Upload-Metadata": metadata}),
+        **{name: value for name, value in kept.items() if value is not None},
         **(more or {}),
     }
     return web.Response(status=status, headers=headers)

@@ -113,6 +113,28 @@ async def test_a_disturbed_client(tmp_path: Path, client: str) -> None:
         assert await newest(server) == task_id, "it went on with what was there"
 
 
+@pytest.mark.timeout(120)
+async def test_parts_of_a_disturbed_client(tmp_path: Path) -> None:
+    """Aiotus brings three parts at once; cut and with the server killed, and what is made of them is identical."""
+    content = data(SIZE)
+    file = tmp_path / "flights.bin"
+    file.write_bytes(content)
+    async with playing(tmp_path / "var") as server, Line(server).open() as line:
+        command = (sys.executable, str(HERE / "tus_clients.py"), "aiotus in parts", line.url, str(file))
+        going = await asyncio.create_subprocess_exec(*command)
+        await server.until_progress(await created(server), 2 * MIB)
+        line.cut()
+        await server.until_progress(await created(server), 4 * MIB)
+        await server.kill()
+        await server.start()
+        async with asyncio.timeout(60):
+            assert await going.wait() == 0
+        task = await server.until_status(await newest(server), "completed")
+        assert (task["result"]["filename"], task["result"]["sha256"]) == ("flights.bin", sha256(content))
+        assert await server.file(task["id"], "content") == content
+        assert len((await server.ask("GET", "/upload/status")).json["items"]) == 4, "three parts and the whole"
+
+
 async def created(server: Server) -> str:
     """The id of the upload that a client has just created."""
     found = ""

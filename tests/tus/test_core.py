@@ -123,6 +123,7 @@ async def test_5_what_there_is(tmp_path: Path, server: Server) -> None:
         "creation-defer-length",
         "checksum",
         "termination",
+        "concatenation",
     }
     assert "Tus-Max-Size" not in answer.headers
     async with playing(tmp_path, INTERMISSION_MAX_UPLOAD_BYTES="1234") as limited:
