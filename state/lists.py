@@ -22,6 +22,10 @@ _EXPIRED: Final = (
     "WHERE t.finished_at < ? AND (t.finished_at, t.id) > (?, ?) "
     "AND NOT EXISTS (SELECT 1 FROM uses WHERE upload_id = t.id) ORDER BY t.finished_at, t.id LIMIT ?"
 )
+_ABANDONED: Final = (
+    f"SELECT {rows.LISTED} FROM tasks AS t INDEXED BY tasks_abandoned {rows.WITH_CHECKPOINT} "
+    "WHERE t.status = 'paused' AND t.due_at < ? AND (t.due_at, t.id) > (?, ?) ORDER BY t.due_at, t.id LIMIT ?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,12 @@ def expired(db: sqlite3.Connection, before: float, limit: int, after: Task | Non
     """See `Store.expired`."""
     place = (-1.0, "") if after is None else (after.finished_at, after.id)
     return [rows.task(row) for row in db.execute(_EXPIRED, (before, *place, limit)).fetchall()]
+
+
+def abandoned(db: sqlite3.Connection, at: float, limit: int, after: Task | None) -> list[Task]:
+    """See `Store.abandoned`."""
+    place = (-1.0, "") if after is None else (after.due_at, after.id)
+    return [rows.task(row) for row in db.execute(_ABANDONED, (at, *place, limit)).fetchall()]
 
 
 def _asked(rest: Query) -> tuple[list[str], list[Any]]:

@@ -81,7 +81,7 @@ class NewTask:
     """Its work is the body of requests: it begins as ``paused``, for ``awaiting_data``."""
     retry: RetryPolicy | None = None
     due_at: float | None = None
-    """Not to be claimed before."""
+    """Not to be claimed before; of a ``stream`` task, when it expires."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +234,8 @@ class Change:
     losses: int | Keep = KEEP
     lost_sequence: int | Keep = KEEP
     due_at: float | None = None
-    """Written in each step, so that leaving it out clears it. A step to retrying must give one."""
+    """Written in each step, so that leaving it out clears it. A step to retrying must give one; with one to paused the
+    task expires then."""
     end: AttemptEnd | None = None
     """How the attempt ``task.attempt`` ended, if this step is its end."""
 

@@ -48,6 +48,9 @@ SELECT (SELECT finished_at FROM tasks AS t INDEXED BY tasks_finished WHERE finis
         AND NOT EXISTS (SELECT 1 FROM uses WHERE upload_id = t.id) ORDER BY finished_at LIMIT 1),
        (SELECT min(gone_at) FROM tombstones INDEXED BY tombstones_gone)
 """
+_NEXT_ABANDONED: Final = (
+    "SELECT min(due_at) FROM tasks INDEXED BY tasks_abandoned WHERE status = 'paused' AND due_at > 0"
+)
 _COUNTS: Final = f"SELECT status, count(*) FROM tasks INDEXED BY tasks_moving WHERE {lists.IS_MOVING} GROUP BY status"
 
 
@@ -176,6 +179,14 @@ class SqliteStore:
     async def oldest(self) -> float | None:
         """See `Store.oldest`."""
         return await self._read(self._lists, lambda db: _earliest(db, _OLDEST))
+
+    async def abandoned(self, at: float, limit: int, after: Task | None = None) -> list[Task]:
+        """See `Store.abandoned`."""
+        return await self._read(self._lists, lambda db: lists.abandoned(db, at, limit, after))
+
+    async def next_abandoned(self) -> float | None:
+        """See `Store.next_abandoned`."""
+        return await self._read(self._lists, lambda db: _earliest(db, _NEXT_ABANDONED))
 
     async def next_due(self, after: float) -> float | None:
         """See `Store.next_due`."""

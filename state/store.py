@@ -118,6 +118,12 @@ class Store(Protocol):
     async def oldest(self) -> float | None:
         """When the first of what expires (the tasks of `expired`, and tombstones) came to that; None without any."""
 
+    async def abandoned(self, at: float, limit: int, after: Task | None = None) -> list[Task]:
+        """Up to ``limit`` paused tasks whose ``due_at`` is before then, the first first; otherwise as `expired`."""
+
+    async def next_abandoned(self) -> float | None:
+        """The earliest ``due_at`` of paused tasks; None without any."""
+
     async def next_due(self, after: float) -> float | None:
         """The earliest ``due_at`` of retrying tasks, and of pending ones if later than ``after``; None without any."""
 

@@ -108,6 +108,7 @@ async def _running(config: Config) -> AsyncIterator[str]:
             max_running=config.max_running,
             max_uploads=config.max_uploads,
             keep_s=config.retention_days * _DAY_S,
+            uploads_s=config.upload_expires_days * _DAY_S,
         )
         app = make_app(supervisor, config)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS_S, auto_decompress=False)

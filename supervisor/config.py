@@ -164,6 +164,10 @@ class Config(BaseModel):
     upload_idle_s: Annotated[float, BeforeValidator(_no_bool)] = Field(
         default=60.0, gt=0, allow_inf_nan=False, description="a number of seconds above 0"
     )
+    upload_expires_days: Annotated[float, BeforeValidator(_no_bool)] = Field(
+        default=7.0, gt=0, le=36_500, description="a number of days, more than 0 and at most 36500"
+    )
+    """How long an upload waits for its client."""
     cors_origins: Annotated[
         tuple[Annotated[str, BeforeValidator(_lower), AfterValidator(_origin)], ...], BeforeValidator(_split)
     ] = Field(default=(), description="origins like https://example.org or http://localhost:3000, separated by commas")

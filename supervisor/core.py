@@ -83,8 +83,12 @@ class Supervisor:
         max_running: int,
         max_uploads: int,
         keep_s: float,
+        uploads_s: float,
     ) -> None:
-        """``keep_s`` is how long completed and failed tasks, and what is left of those that are gone, are kept."""
+        """``keep_s`` is how long completed and failed tasks, and what is left of those that are gone, are kept.
+
+        ``uploads_s`` is how long uploads are kept that no client goes on with.
+        """
         self.store = store
         self.registry = registry
         self.max_running = max_running
@@ -92,11 +96,11 @@ class Supervisor:
         self.places = places
         self._launcher = launcher
         self.inotify = Inotify()
-        self._ledger = Ledger(store)
+        self._ledger = Ledger(store, uploads_s)
         self.watchers = self._ledger.watchers
         self._cleaner = Cleaner(self._ledger, launcher, registry, places)
         self._carrier = Carrier(self._ledger, launcher, registry, places, self._cleaner, max_running=max_running)
-        self._retention = Retention(store, self._expire, keep_s)
+        self._retention = Retention(store, self._expire, keep_s, uploads_s)
         self._changes = WeakValueDictionary[str, asyncio.Lock]()
         self._open = False
 
@@ -150,19 +154,20 @@ class Supervisor:
             for upload_id in sorted(set(named.values())):  # none of them may be deleted from under us
                 await held.enter_async_context(self._changing(upload_id))
             text = await self._checked(handler, value, await inputs.find(self.store, self.places, user, named))
+            now, stream = time.time(), handler.stream and not named  # what is made of uploads waits for no body
             fresh = NewTask(
                 id=new_id(),
                 service=service,
                 user=user,
                 params=text,
-                created_at=time.time(),
+                created_at=now,
                 priority=priority,
                 labels=dict(labels or {}),
                 errors_left=policy(handler.retry, retry).errors,
                 retry=retry,
-                due_at=due_at,
+                due_at=now + self._ledger.uploads_s if stream else due_at,
                 uploads=tuple(set(named.values())),
-                stream=handler.stream and not named,  # what is made of uploads waits for no body
+                stream=stream,
             )
             if self.places.free_bytes() < _LEAST_FREE_BYTES:
                 message = f"less than {_LEAST_FREE_BYTES >> 20} MiB of the disk are free: free some, then try again"
@@ -321,10 +326,15 @@ class Supervisor:
     # Inside.
 
     async def _expire(self, task: Task) -> None:
-        """End a task whose time is over, unless somebody was first: delete a completed one, terminate a failed one.
+        """End a task whose time is over, unless somebody was first: delete a completed one, terminate any other.
 
         What a failed one did outside is half a job that nobody came back for, and with its row goes what could undo it.
         """
+        if task.status is Status.PAUSED:
+            found = await self.store.get(task.id)
+            if not isinstance(found, Task) or found.due_at is None or found.due_at > time.time():
+                return  # since it was listed, its client or its user has come back
+            task = found
         if task.status is Status.COMPLETED:
             with contextlib.suppress(GoneError, UnknownTaskError, InUseError):
                 await self.delete(task.id, user=None, by=None)

@@ -1,19 +1,29 @@
 """Changes of status as the supervisor makes them: committed by the store, then announced to those who wait."""
 
+from dataclasses import replace
+
 from intermission.state.models import Change, Task, Tombstone
+from intermission.state.status import Status
 from intermission.state.store import Store
 from intermission.supervisor.watch import Watchers
 
 
 class Ledger:
-    """The one way to change a task. Nothing is announced before its commit."""
+    """The one way to change a task. Nothing is announced before its commit.
 
-    def __init__(self, store: Store) -> None:
+    A stream task that is paused waits for a client, who may never come: each time it is paused, it is for
+    ``uploads_s`` at most.
+    """
+
+    def __init__(self, store: Store, uploads_s: float) -> None:
         self.store = store
+        self.uploads_s = uploads_s
         self.watchers = Watchers()
 
     async def advance(self, change: Change) -> Task | None:
         """See `Store.advance`."""
+        if change.task.stream and change.task.after(change.event) is Status.PAUSED:
+            change = replace(change, due_at=change.at + self.uploads_s)
         task = await self.store.advance(change)
         if task is not None:
             self.watchers.announce(task.id)

@@ -1,4 +1,4 @@
-"""What is kept for so long and no longer: completed and failed tasks, and the tombstones of those that are gone.
+"""What is kept for so long and no longer: completed and failed tasks, abandoned uploads, tombstones of what is gone.
 
 One timer for the earliest, whatever is stored. Each expiry is the step that a person might have taken: it loses against
 a resume or a delete of the same task, and what a crash leaves undone is found again.
@@ -7,7 +7,7 @@ a resume or a delete of the same task, and what a crash leaves undone is found a
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -23,13 +23,20 @@ _CLOCK_CHECK_S: Final = 60.0
 _log = structlog.get_logger()
 
 
+class _Find(Protocol):
+    async def __call__(self, before: float, limit: int, /, *, after: Task | None) -> list[Task]: ...
+
+
 class Retention:
     """See the module."""
 
-    def __init__(self, store: Store, expire: Callable[[Task], Awaitable[None]], keep_s: float) -> None:
+    def __init__(
+        self, store: Store, expire: Callable[[Task], Awaitable[None]], keep_s: float, uploads_s: float
+    ) -> None:
         self._store = store
         self._expire = expire
         self._keep_s = keep_s
+        self._uploads_s = uploads_s
         self._watching: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -53,12 +60,12 @@ class Retention:
 
     async def _sweep(self) -> float:
         """Expire whatever is old enough; in how many seconds to look again."""
-        before = time.time() - self._keep_s
-        done: list[bool] = []
-        last: Task | None = None
-        while batch := await self._store.expired(before, _AT_ONCE, after=last):
-            last = batch[-1]
-            done += await asyncio.gather(*map(self._expired, batch))
+        now = time.time()
+        before = now - self._keep_s
+        done = [
+            *await self._expire_all(self._store.expired, before),
+            *await self._expire_all(self._store.abandoned, now),
+        ]
         while await self._store.forget(before, _TOMBSTONES_AT_ONCE) == _TOMBSTONES_AT_ONCE:
             pass
         if done:
@@ -66,8 +73,19 @@ class Retention:
         if not all(done):
             return _CLOCK_CHECK_S
         now = time.time()
-        # With nothing stored: what finishes in the meantime is kept for the whole time too.
-        return (await self._store.oldest() or now) + self._keep_s - now
+        # With nothing stored: what finishes or is paused in the meantime is kept for the whole time too.
+        finished_s = (await self._store.oldest() or now) + self._keep_s - now
+        abandoned_s = (await self._store.next_abandoned() or now + self._uploads_s) - now
+        return min(finished_s, abandoned_s)
+
+    async def _expire_all(self, find: _Find, before: float) -> list[bool]:
+        """Expire what is found; of each whether that could be done."""
+        done: list[bool] = []
+        last: Task | None = None
+        while batch := await find(before, _AT_ONCE, after=last):
+            last = batch[-1]
+            done += await asyncio.gather(*map(self._expired, batch))
+        return done
 
     async def _expired(self, task: Task) -> bool:
         """Whether a task that is old enough could be expired."""

@@ -64,6 +64,7 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
             "INTERMISSION_MAX_UPLOADS": "2",
             "INTERMISSION_MAX_UPLOAD_BYTES": "3",
             "INTERMISSION_UPLOAD_IDLE_S": "4.5",
+            "INTERMISSION_UPLOAD_EXPIRES_DAYS": "1.5",
             "INTERMISSION_CORS_ORIGINS": "https://Example.org, http://[::1]:3000",
             "INTERMISSION_HANDLERS": "acme.tasks, other,",
             "INTERMISSION_DRAIN_S": "0.5",
@@ -84,6 +85,7 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
         "max_uploads": 2,
         "max_upload_bytes": 3,
         "upload_idle_s": 4.5,
+        "upload_expires_days": 1.5,
         "cors_origins": ("https://example.org", "http://[::1]:3000"),
         "handlers": ("acme.tasks", "other"),
         "drain_s": 0.5,
@@ -132,6 +134,7 @@ BAD = [
     ("MAX_UPLOADS", "0", "a whole number from 1"),
     ("MAX_UPLOAD_BYTES", "1e9", "a whole number of bytes from 1"),
     ("UPLOAD_IDLE_S", "0", "a number of seconds above 0"),
+    ("UPLOAD_EXPIRES_DAYS", "0", "a number of days, more than 0 and at most 36500"),
     ("CORS_ORIGINS", "*", "origins like https://example.org or http://localhost:3000, separated by commas"),
     (
         "CORS_ORIGINS",

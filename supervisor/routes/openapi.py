@@ -65,6 +65,7 @@ _SENT: Final = {
     "Upload-Length": "Of a stream service's task: how many bytes its data has, if that is known.",
     "Upload-Defer-Length": "`1` while nobody knows how many bytes the data has.",
     "Upload-Metadata": "As it was sent at the creation.",
+    "Upload-Expires": "When it is gone if nobody goes on with it.",
     "Upload-Concat": "As it was sent at the creation.",
     "Tus-Version": "The versions of tus that are spoken.",
     "Tus-Extension": "What there is beyond the core.",

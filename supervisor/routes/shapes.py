@@ -112,7 +112,9 @@ class TaskItem(TypedDict):
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
-    due_at: Annotated[Time | None, Field(description="When it is started, or tried again")]
+    due_at: Annotated[
+        Time | None, Field(description="When it is started, or tried again; of a paused upload, when it expires")
+    ]
     allowed: Annotated[tuple[Verb, ...], Field(description="What it can be told now")]
 
 

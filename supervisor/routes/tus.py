@@ -10,6 +10,7 @@ import functools
 import json
 import re
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from typing import Annotated, Any, Final, Literal, Required
 from urllib.parse import urlsplit
 
@@ -37,7 +38,7 @@ VERSION: Final = "1.0.0"
 MEDIA_TYPE: Final = "application/offset+octet-stream"
 _EXTENSIONS: Final = (
     *("creation", "creation-with-upload", "creation-defer-length"),
-    *("checksum", "termination", "concatenation"),
+    *("checksum", "expiration", "termination", "concatenation"),
 )
 _JOINED_WITHIN_S: Final = 5.0
 """How long the creation of one that is made of parts waits until they are joined; it is answered in any case."""
@@ -49,7 +50,14 @@ _KEY: Final = re.compile(r"[!-+\--~]+")
 _MEDIA: Final = re.compile(r"[\w.+-]{1,127}/[\w.+-]{1,127}", re.ASCII)
 _PROXY: Final = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
 
-_SENDS: Final = ("Upload-Offset", "Upload-Length", "Upload-Defer-Length", "Upload-Metadata", "Upload-Concat")
+_SENDS: Final = (
+    "Upload-Offset",
+    "Upload-Length",
+    "Upload-Defer-Length",
+    "Upload-Metadata",
+    "Upload-Concat",
+    "Upload-Expires",
+)
 
 _Route = Callable[[web.Request, Task], Awaitable[web.StreamResponse]]
 _Size = Annotated[int, Field(ge=0, le=MAX_SIZE)]
@@ -391,7 +399,7 @@ def _told(brought: streams.Brought, status: int, headers: dict[str, str]) -> web
     if task.status is Status.COMPLETED or task.reason is Reason.AWAITING_DATA:
         return _answer(task, status, headers)
     problem = streams.cut_short(brought)
-    problem.headers = {**problem.headers, **headers}
+    problem.headers = {**problem.headers, **headers, **_expiry(task)}
     raise problem
 
 
@@ -404,6 +412,13 @@ def _answer(task: Task, status: int, more: dict[str, str] | None = None) -> web.
         "Upload-Offset": str(received(task)),
         **({"Upload-Defer-Length": "1"} if length is None else {"Upload-Length": str(length)}),
         **{name: value for name, value in kept.items() if value is not None},
+        **_expiry(task),
         **(more or {}),
     }
     return web.Response(status=status, headers=headers)
+
+
+def _expiry(task: Task) -> dict[str, str]:
+    """When it is gone if nobody goes on with it."""
+    expires = task.status is Status.PAUSED and task.due_at is not None
+    return {"Upload-Expires": formatdate(task.due_at, usegmt=True)} if expires else {}

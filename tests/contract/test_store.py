@@ -803,6 +803,37 @@ class TestExpired:
         assert await store.oldest() == upload.finished_at
 
 
+class TestAbandoned:
+    """Up to ``limit`` paused tasks that expire before then, the first first."""
+
+    async def test_only_what_is_paused_and_expires(self, store: Store) -> None:
+        """Not what is retried or started later, and not what somebody has gone on with."""
+        for status in STORED:
+            await reach(store, status)
+        await store.add(new(due_at=now() + 5))
+        assert (await store.abandoned(LATER, 9), await store.next_abandoned()) == ([], None)
+        made = [await store.add(new(stream=True, due_at=due_at)) for due_at in (30.0, 10.0, 20.0)]
+        assert [task.due_at for task in made] == [30.0, 10.0, 20.0]
+        assert ids(await store.abandoned(30.0, 9)) == [made[1].id, made[2].id]
+        assert await store.next_abandoned() == 10.0
+        await store.advance(
+            Change(task=made[1], event=Event.CONNECTED, at=now(), attempt=made[1].attempt + 1, kind=Kind.RUN)
+        )
+        assert ids(await store.abandoned(LATER, 9)) == [made[2].id, made[0].id]
+        later = await store.advance(Change(task=made[2], event=Event.RESUME, at=now(), due_at=40.0))
+        assert later is not None
+        assert ids(await store.abandoned(LATER, 9)) == [made[0].id, made[2].id]
+        assert await store.next_abandoned() == 30.0
+
+    async def test_in_batches(self, store: Store) -> None:
+        """Each begins behind the last of the one before, also among those that expire in the same instant."""
+        made = [await store.add(new(stream=True, due_at=10.0)) for _ in range(5)]
+        first = await store.abandoned(LATER, 3)
+        second = await store.abandoned(LATER, 3, after=first[-1])
+        assert ids([*first, *second]) == ids(made)
+        assert await store.abandoned(LATER, 3, after=second[-1]) == []
+
+
 class TestForget:
     """Delete up to ``limit`` of the tombstones that are older, the oldest first."""
 

@@ -122,6 +122,7 @@ async def test_5_what_there_is(tmp_path: Path, server: Server) -> None:
         "creation-with-upload",
         "creation-defer-length",
         "checksum",
+        "expiration",
         "termination",
         "concatenation",
     }
