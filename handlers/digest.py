@@ -13,6 +13,8 @@ from typing import Any, Final, Protocol
 
 CHECKSUMS: Final = {"sha1": 20, "sha256": 32, "md5": 16}
 """What the body of one request can be checked with, and how many bytes each gives."""
+CHECKSUM_MISMATCH: Final = "ChecksumMismatch"
+"""The type of the error of a body that was not what it was announced to be."""
 _CONTEXT_BYTES: Final = 112
 _DIGEST_BYTES: Final = 32
 _BLOCK_BYTES: Final = 1 << 20

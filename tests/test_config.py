@@ -262,15 +262,18 @@ def test_an_unknown_key_in_the_file_is_refused_with_a_guess(file: Path) -> None:
     ("content", "message"),
     [(b"port: 8080", "is not TOML in UTF-8"), (b"\xff\xfe", "is not TOML in UTF-8"), (None, "No such file")],
 )
-def test_an_unreadable_file_is_refused_by_name(file: Path, content: bytes | None, message: str) -> None:
+def test_an_unreadable_file_is_refused_by_name(
+    file: Path, content: bytes | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The complaint names the flag, the file and the reason."""
+    monkeypatch.chdir(file.parent)
     if content is not None:
         file.write_bytes(content)
 
-    (fault,) = complaint(flags={"config": str(file)})
+    (fault,) = complaint(flags={"config": file.name})
 
     assert fault.startswith("--config: ")
-    assert repr(str(file)) in fault
+    assert repr(file.name) in fault
     assert message in fault
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, assert_never
 
 from intermission.handlers.base import Fatal, Handler, Output, Paused, Task, output_path
-from intermission.handlers.digest import Checksum
+from intermission.handlers.digest import CHECKSUM_MISMATCH, Checksum
 from intermission.handlers.inputs import Inputs, Upload
 from intermission.handlers.schema import Invalid, Unencodable
 from intermission.supervisor.process import tree, wire
@@ -366,7 +366,7 @@ class LiveTask(Task[Any, Any]):
         if not checksum.fits():
             self._take_back()
             message = "the body does not give the checksum that was announced"
-            self._pipe.send_bytes(wire.encode(wire.Errored("exception", wire.CHECKSUM_MISMATCH, message)))
+            self._pipe.send_bytes(wire.encode(wire.Errored("exception", CHECKSUM_MISMATCH, message)))
             self.stopped = True
             raise Paused
         self._unverified = None

@@ -17,8 +17,6 @@ MAX_STATE_BYTES: Final = 1 << 20
 MAX_RESULT_BYTES: Final = 1 << 20
 MAX_REPORT_BYTES: Final = MAX_RESULT_BYTES + (1 << 16)
 """The largest frame that a child may send; anything longer is a fault of the child."""
-CHECKSUM_MISMATCH: Final = "ChecksumMismatch"
-"""The type of the error of a body that was not what it was announced to be."""
 MAX_TEXT: Final = 16_384
 """Characters of an error's message or traceback that travel; the whole of it is in the task's log."""
 MAX_PACKET_BYTES: Final = 1 << 17

@@ -21,6 +21,7 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from intermission.handlers.body import MAX_SIZE
+from intermission.handlers.digest import CHECKSUM_MISMATCH
 from intermission.handlers.schema import Invalid
 from intermission.handlers.upload import DigestMismatch
 from intermission.state.models import Task, Tombstone
@@ -29,7 +30,6 @@ from intermission.supervisor.attempt import Attempt
 from intermission.supervisor.core import Delivery, announced, received
 from intermission.supervisor.errors import GoneError, SupervisorError
 from intermission.supervisor.inputs import UPLOAD
-from intermission.supervisor.process import wire
 from intermission.supervisor.routes import answers, requests, shapes
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
@@ -364,7 +364,7 @@ def cut_short(brought: Brought) -> Problem:
             return Problem(422, "failed", said, {"id": task.id, "task_status": task.status, "allowed": task.allowed})
         case Status.PAUSED, Reason.NO_SPACE:
             told = (507, "no-space", "there is no space left")
-        case _ if task.error is not None and task.error.type == wire.CHECKSUM_MISMATCH:
+        case _ if task.error is not None and task.error.type == CHECKSUM_MISMATCH:
             told = (
                 460,
                 "checksum-mismatch",

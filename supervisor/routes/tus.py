@@ -19,13 +19,12 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from intermission.handlers.body import MAX_SIZE
-from intermission.handlers.digest import CHECKSUMS
+from intermission.handlers.digest import CHECKSUM_MISMATCH, CHECKSUMS
 from intermission.state.models import Task, Tombstone
 from intermission.state.status import RESTING, Reason, Status
 from intermission.supervisor.core import Delivery, agreed_length, announced, received
 from intermission.supervisor.errors import ConflictError, GoneError, HeldError, OffsetError, UnknownTaskError
 from intermission.supervisor.inputs import UPLOAD
-from intermission.supervisor.process import wire
 from intermission.supervisor.routes import requests, streams
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
@@ -178,7 +177,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     if not bytes_come and size != 0:
         return _answer(fresh, 201, location)
     brought = await streams.deliver(request, fresh, Delivery(checksum=checksum), size, open_ended=deferred)
-    if brought.task.error is not None and brought.task.error.type == wire.CHECKSUM_MISMATCH:
+    if brought.task.error is not None and brought.task.error.type == CHECKSUM_MISMATCH:
         await streams.discard(request, fresh)  # a client that is refused does not expect that something is left
         raise Problem(460, "checksum-mismatch", "nothing is kept, for the checksum is not what was announced")
     return _told(brought, 201, location)
