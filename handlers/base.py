@@ -43,7 +43,7 @@ class Fatal(Exception):  # noqa: N818 -- it says what kind of end this is
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """What follows an error: ``errors`` of them are retried, after a random wait below ``base_s * 2**n``, capped."""
+    """What follows an error: another try after a random wait below ``base_s * 2**n``, capped; the last one fails."""
 
     errors: int = 4
     base_s: float = 1.0
