@@ -27,10 +27,11 @@ from intermission.supervisor.process.generation import Generation, OccupiedError
 from intermission.supervisor.process.launcher import LaunchError
 from intermission.supervisor.process.local import LocalLauncher
 from intermission.supervisor.routes.application import make_app
+from intermission.supervisor.routes.streams import LIMITS
 
 _OLDEST_KERNEL: Final = (5, 4)
 _FDS_PER_CHILD: Final = 4
-_FDS_PER_UPLOAD: Final = 3  # its pipe, that of its body, and the client's socket
+_FDS_PER_UPLOAD: Final = 4  # its pipe, that of its body, and the client's socket twice
 _FDS_BESIDE: Final = 256
 _DAY_S: Final = 86_400.0
 _LAST_ANSWERS_S: Final = 1.0
@@ -111,6 +112,7 @@ async def _running(config: Config) -> AsyncIterator[str]:
             uploads_s=config.upload_expires_days * _DAY_S,
         )
         app = make_app(supervisor, config)
+        _log.info("uploads", way="spliced" if app[LIMITS].fast else "copied")
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS_S, auto_decompress=False)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

@@ -123,6 +123,12 @@ class Attempt:
             raise BrokenPipeError
         await self.body.write(data)
 
+    async def splice(self, source: int, most: int) -> int | None:
+        """Hand bytes of the body to the child that wait in a socket. See `BodyPipe.splice`."""
+        if self.body is None:
+            raise BrokenPipeError
+        return await self.body.splice(source, most)
+
     def end_body(self, cut: Reason | None = None) -> None:
         """All of the body is in the pipe; or, with a reason, all that will come now. Only the first of these counts."""
         if self.body is None or self._body_end is not None or self.done.is_set():

@@ -9,8 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import Answer, Server, parsed
+from verb_tools import TOYS
 
 MIB = 1 << 20
+WAYS = {
+    "spliced": {"INTERMISSION_HANDLERS": TOYS},
+    "copied": {"INTERMISSION_HANDLERS": f"{TOYS},without_splice"},
+}
+"""The settings of a server whose uploads go the fast way, and of one on a Python that does not have it."""
 
 
 def data(size: int, seed: int = 1) -> bytes:

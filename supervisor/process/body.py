@@ -1,12 +1,14 @@
 """The pipe through which the body of a request goes to the child: our end of it, which never waits in place."""
 
 import asyncio
-import contextlib
 import fcntl
 import os
+import select
+import sys
+import termios
 from typing import Final
 
-_PIPE_BYTES: Final = 1 << 20
+_MOST_BYTES: Final = 1 << 20
 """Half as fast again as the kernel's 64 KiB; what is in it when a child stops has never been acknowledged."""
 
 
@@ -16,8 +18,6 @@ class BodyPipe:
     def __init__(self) -> None:
         self.far, self._near = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._near, False)
-        with contextlib.suppress(PermissionError):  # over the user's share of pipe buffers: a smaller one works too
-            fcntl.fcntl(self._near, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._loop = asyncio.get_running_loop()
         self._writable: asyncio.Future[None] | None = None
 
@@ -35,7 +35,44 @@ class BodyPipe:
             except BlockingIOError:
                 await self._until_writable()
 
+    async def splice(self, source: int, most: int) -> int | None:
+        """Move what waits in a socket, up to so many bytes, waiting for the child to make room but for nothing else.
+
+        None if nothing is there, 0 if nothing ever will be. One at a time. Raises as `write`.
+        """
+        while self._near >= 0:
+            try:
+                return os.splice(source, self._near, most, flags=os.SPLICE_F_NONBLOCK)
+            except BlockingIOError:
+                if self._has_room():
+                    return None
+                await self._until_writable()
+        raise BrokenPipeError
+
+    def _has_room(self) -> bool:
+        poll = select.poll()
+        poll.register(self._near, select.POLLOUT)
+        return bool(poll.poll(0))
+
+    def _grow(self) -> bool:
+        """Double a pipe that is full; False where it is large enough, or may not be larger.
+
+        It has a number of places, which a page fills as well as 50 bytes or the 32 KiB of a packet on the way from
+        this machine. So it is what it holds that counts; and many slow uploads do not use up the user's share.
+        """
+        held = int.from_bytes(fcntl.ioctl(self._near, termios.FIONREAD, bytes(4)), sys.byteorder)
+        size = fcntl.fcntl(self._near, fcntl.F_GETPIPE_SZ)
+        if size >= _MOST_BYTES or 2 * held > _MOST_BYTES:
+            return False
+        try:
+            fcntl.fcntl(self._near, fcntl.F_SETPIPE_SZ, 2 * size)
+        except PermissionError:  # over the user's share
+            return False
+        return True
+
     async def _until_writable(self) -> None:
+        if self._grow():
+            return
         self._writable = self._loop.create_future()
         self._loop.add_writer(self._near, self._wake)
         try:

@@ -1,7 +1,7 @@
 """Stream services: the way of a request's body to the child, and what the end of it is answered.
 
-The body is copied block by block into the child's pipe, so a child that writes slowly slows the client. However it
-ends, the answer says how far the data is durable (``Upload-Offset``).
+The body goes into the child's pipe, past us where a `Tap` can be put on it and otherwise block by block, so a child
+that writes slowly slows the client. However it ends, the answer says how far the data is durable (``Upload-Offset``).
 """
 
 import asyncio
@@ -10,12 +10,11 @@ import binascii
 import contextlib
 import re
 import shutil
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Annotated, Final
 
-from aiohttp import StreamReader, web
+from aiohttp import web
 from aiohttp.multipart import content_disposition_filename, parse_content_disposition
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
@@ -35,6 +34,7 @@ from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.operation import Operation
 from intermission.supervisor.routes.problems import Problem
+from intermission.supervisor.routes.tap import Tap
 
 _ENDS_WITHIN_S: Final = 15.0
 """More than a pause's grace and the end of a tree; what is not so by then is answered as it is."""
@@ -50,6 +50,8 @@ class Limits:
 
     max_bytes: int | None
     idle_s: float
+    fast: bool
+    """Whether bodies may go past us, inside the kernel."""
 
 
 LIMITS: Final = web.AppKey("limits", Limits)
@@ -298,39 +300,35 @@ async def deliver(
 
 
 async def _pump(request: web.Request, attempt: Attempt, left: int | None, offset: int, *, open_ended: bool) -> End:
-    """Copy the body into the pipe; how it ended."""
+    """Have the body go into the pipe; how it ended."""
     limits = request.app[LIMITS]
     bound = left if left is not None or limits.max_bytes is None else limits.max_bytes - offset
+    known = (body_length(request) or 0) if limits.fast else 0
+    tap, fast = Tap(request), known if bound is None else min(known, bound)
     taken, end = 0, End.BROKEN
     try:
         await requests.go_on(request)
-        async for block in _blocks(request.content, limits.idle_s):
+        while True:
+            block = request.content.read_nowait()
+            if not block:
+                taken += await tap.flow(attempt, fast - taken)
+                async with asyncio.timeout(limits.idle_s):
+                    block = await request.content.readany()
+            if not block:
+                end = End.WHOLE if taken == left or (left is None and not open_ended) else End.PARTIAL
+                break
             if bound is not None and taken + len(block) > bound:
                 await attempt.write(block[: bound - taken])
                 end = End.TOO_LONG
                 break
             await attempt.write(block)
             taken += len(block)
-        else:
-            end = End.WHOLE if taken == left or (left is None and not open_ended) else End.PARTIAL
     except TimeoutError:
         end = End.IDLE
     except (ConnectionError, web.RequestPayloadError):  # the client went away, or the child did
         end = End.BROKEN
     attempt.end_body({End.WHOLE: None, End.PARTIAL: Reason.AWAITING_DATA}.get(end, Reason.DISCONNECTED))
     return end
-
-
-async def _blocks(content: StreamReader, idle_s: float) -> AsyncIterator[bytes]:
-    """What has come, as it comes. Raises TimeoutError when nothing does for so long."""
-    while True:
-        block = content.read_nowait()
-        if not block:
-            async with asyncio.timeout(idle_s):
-                block = await content.readany()
-        if not block:
-            return
-        yield block
 
 
 async def _told(request: web.Request, brought: Brought, *, created: bool) -> web.StreamResponse:
