@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from pydantic import ValidationError
 
+from intermission.handlers import disk
 from intermission.handlers.body import BodyInfo
 from intermission.handlers.inputs import Inputs
 from intermission.handlers.schema import Invalid, Schema
@@ -69,6 +70,7 @@ class Output(io.TextIOWrapper):
         self.path = path
         self._file = io.FileIO(path, "ab")
         self._binary = io.BufferedWriter(self._file, 1 << 16)
+        self._behind = disk.WriteBehind(self._file.fileno())
         super().__init__(self._binary, encoding="utf-8", newline="")
 
     def write_bytes(self, data: bytes) -> int:
@@ -76,12 +78,18 @@ class Output(io.TextIOWrapper):
         self.flush()
         return self._binary.write(data)
 
+    def reserve(self, size_bytes: int) -> None:
+        """Have room kept for so many bytes in all: a full disk is met now, as an OSError, and not in the middle."""
+        disk.reserve(self._file.fileno(), size_bytes)
+
     def length(self) -> int:
         """Bytes in the file, once everything written so far has been handed to the kernel."""
         if self.closed:
             return os.stat(self._file.name).st_size
         self.flush()
-        return os.fstat(self._file.fileno()).st_size
+        length = os.fstat(self._file.fileno()).st_size
+        self._behind.grown(length)
+        return length
 
 
 class Task(ABC, Generic[P, S]):

@@ -5,8 +5,10 @@ One that is made of others needs no body: it is a task like those of other servi
 
 import errno
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from intermission.handlers import digest
@@ -17,18 +19,28 @@ from intermission.handlers.inputs import CONTENT
 _BLOCK_BYTES: Final = 1 << 20
 _CANNOT: Final = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 """How a filesystem says that it copies nothing itself."""
+_TAIL_BYTES: Final = 64 << 10
 
 
 class DigestMismatch(Fatal):
     """The bytes are not those that the client announced."""
 
 
+class Damaged(Fatal):
+    """The file does not end with what was received."""
+
+
 @dataclass
 class State:
-    """How many bytes are in the file, and the state of their digest (empty where that cannot be saved)."""
+    """How many bytes are in the file, and the state of their digest (empty where that cannot be saved).
+
+    ``tail`` is the CRC-32 of the last ``tail_bytes`` of them.
+    """
 
     received: int = 0
     digest: str = ""
+    tail: int = 0
+    tail_bytes: int = 0
 
 
 @dataclass
@@ -45,16 +57,32 @@ class Result:
 def upload(task: Task[BodyInfo, State]) -> Result:
     """Write what arrives, with a checkpoint after each block."""
     params, state, out = task.params, task.state, task.output(CONTENT)
+    _check_tail(out.path, state)
+    if params.size_bytes is not None:
+        out.reserve(params.size_bytes)
     sha256 = digest.resumed(state.digest, out.path, state.received)
     for block in _joined(task, out) if params.parts else _written(task.body, out):
         sha256.update(block)
         state.received += len(block)
         state.digest = sha256.save()
+        tail = block[-_TAIL_BYTES:]
+        state.tail, state.tail_bytes = zlib.crc32(tail), len(tail)
         task.checkpoint(done=state.received, total=params.size_bytes, unit="bytes")
     found = sha256.hexdigest()
     if params.sha256 not in {None, found}:
         raise DigestMismatch(f"the body has the SHA-256 {found}, not {params.sha256} as it was announced")
     return Result(params.filename, state.received, found, params.media_type)
+
+
+def _check_tail(path: Path, state: State) -> None:
+    """See that the end of what was received is on disk as it was, before a byte is added. Raises `Damaged`."""
+    with path.open("rb") as file:
+        file.seek(state.received - state.tail_bytes)
+        if zlib.crc32(file.read(state.tail_bytes)) != state.tail:
+            raise Damaged(
+                f"the file's end, before byte {state.received}, is not what was received: the disk has lost it; "
+                "terminate this upload and send the data again"
+            )
 
 
 @upload.uploads

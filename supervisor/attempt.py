@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
@@ -66,9 +67,11 @@ class Attempt:
         places: Places,
         ledger: Ledger,
         *,
+        syncs: Executor,
         body: BodyPipe | None = None,
         checksum: tuple[str, bytes] | None = None,
     ) -> None:
+        """``syncs``: the threads in which to wait for the disk."""
         self.task = task
         self.handler = handler
         self.child: Child | None = None
@@ -87,6 +90,8 @@ class Attempt:
         self._folder = places.folder(task.id)
         self._ledger = ledger
         self._store = ledger.store
+        self._syncs = syncs
+        self._synced = 0
         self._loop = asyncio.get_running_loop()
         self._saving = asyncio.Lock()
         self._row = task.checkpoint
@@ -264,14 +269,16 @@ class Attempt:
                 if "flush" not in self._timers:
                     self._arm("flush", COMMIT_WITHIN_S, self._flush)
             case wire.CommitRequest(sequence):
+                self._synced = sequence
                 await self._confirm(sequence)
             case wire.Stopping(sequence):
-                self._stopped = True
+                self._stopped, self._synced = True, sequence
                 await self._confirm(sequence)
                 # It has said its last word; `finally` blocks may take as long as the pause itself might have.
                 self._arm("grace", self.handler.pause_grace_s, self.end)
             case wire.Completed() | wire.Errored():
                 self._final = report
+                self._synced = max(self._synced, report.sequence if isinstance(report, wire.Completed) else 0)
                 self._arm("grace", self.handler.pause_grace_s, self.end)
             case never:
                 assert_never(never)
@@ -304,7 +311,7 @@ class Attempt:
         """Bring the newest checkpoint from the slots into the store, its outputs first."""
         async with self._saving:
             try:
-                checkpoint = await asyncio.to_thread(restore.durable, self._folder, self._row)
+                checkpoint = await self._durable()
                 if checkpoint is None or (self._row is not None and checkpoint.sequence <= self._row.sequence):
                     return
                 checkpoint = self._rate.measured(checkpoint)
@@ -313,6 +320,13 @@ class Attempt:
             except (restore.UnreadableError, OSError, StoreError) as error:
                 # The slot keeps it meanwhile; the next flush, or the end of the attempt, tries again.
                 _log.warning("a checkpoint could not be committed", task=self.task.id, error=str(error))
+
+    async def _durable(self) -> Checkpoint | None:
+        """The newest checkpoint, once it is so. Only what the child has not synced itself waits for its turn."""
+        waits = newest_sequence(self._folder) > self._synced
+        return await self._loop.run_in_executor(
+            self._syncs if waits else None, restore.durable, self._folder, self._row, self._synced
+        )
 
     # Deadlines.
 
@@ -374,7 +388,7 @@ class Attempt:
         )
         async with self._saving:
             try:
-                checkpoint = await asyncio.to_thread(restore.durable, self._folder, self._row)
+                checkpoint = await self._durable()
             except restore.UnreadableError as error:
                 return replace(ending, unreadable=str(error))
             except OSError as error:

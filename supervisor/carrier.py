@@ -7,6 +7,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from concurrent.futures import Executor
 from typing import Final
 
 import structlog
@@ -42,6 +43,7 @@ class Carrier:
         places: Places,
         cleaner: Cleaner,
         *,
+        syncs: Executor,
         max_running: int,
     ) -> None:
         self._ledger = ledger
@@ -50,6 +52,7 @@ class Carrier:
         self._registry = registry
         self._places = places
         self._cleaner = cleaner
+        self._syncs = syncs
         self._max_running = max_running
         self._attempts: dict[str, Attempt] = {}
         self._carrying: set[asyncio.Task[None]] = set()
@@ -233,7 +236,9 @@ class Carrier:
 
     def _carry(self, task: Task, body: BodyPipe | None = None, checksum: tuple[str, bytes] | None = None) -> Attempt:
         handler = self._registry.handlers[task.service]
-        attempt = Attempt(task, Kind.RUN, handler, self._places, self._ledger, body=body, checksum=checksum)
+        attempt = Attempt(
+            task, Kind.RUN, handler, self._places, self._ledger, syncs=self._syncs, body=body, checksum=checksum
+        )
         self._attempts[task.id] = attempt
         self.connected += body is not None
         carrying = asyncio.create_task(self._run(attempt))

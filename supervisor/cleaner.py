@@ -6,6 +6,7 @@ import shutil
 import stat
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -34,11 +35,12 @@ _log = structlog.get_logger()
 class Cleaner:
     """Takes tasks from terminating to gone. Each step may be repeated after a crash."""
 
-    def __init__(self, ledger: Ledger, launcher: Launcher, registry: Registry, places: Places) -> None:
+    def __init__(self, ledger: Ledger, launcher: Launcher, registry: Registry, places: Places, syncs: Executor) -> None:
         self._ledger = ledger
         self._launcher = launcher
         self._registry = registry
         self._places = places
+        self._syncs = syncs
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._attempts: dict[str, Attempt] = {}
         self._closing = False
@@ -130,7 +132,7 @@ class Cleaner:
         return None, None
 
     async def _attempt(self, task: Task, handler: AnyHandler) -> Ending:
-        attempt = Attempt(task, Kind.CLEAN, handler, self._places, self._ledger)
+        attempt = Attempt(task, Kind.CLEAN, handler, self._places, self._ledger, syncs=self._syncs)
         self._attempts[task.id] = attempt
         if self._closing:  # since `close` has ended those that there were
             attempt.end()

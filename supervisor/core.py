@@ -9,6 +9,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Final
 from weakref import WeakValueDictionary
@@ -79,14 +80,16 @@ class Supervisor:
         launcher: Launcher,
         registry: Registry,
         places: Places,
+        syncs: Executor,
         *,
         max_running: int,
         max_uploads: int,
         keep_s: float,
         uploads_s: float,
     ) -> None:
-        """``keep_s`` is how long completed and failed tasks, and what is left of those that are gone, are kept.
+        """``syncs`` are the threads in which attempts wait for the disk, so that a slow one stops nobody else.
 
+        ``keep_s`` is how long completed and failed tasks, and what is left of those that are gone, are kept.
         ``uploads_s`` is how long uploads are kept that no client goes on with.
         """
         self.store = store
@@ -98,8 +101,10 @@ class Supervisor:
         self.inotify = Inotify()
         self._ledger = Ledger(store, uploads_s)
         self.watchers = self._ledger.watchers
-        self._cleaner = Cleaner(self._ledger, launcher, registry, places)
-        self._carrier = Carrier(self._ledger, launcher, registry, places, self._cleaner, max_running=max_running)
+        self._cleaner = Cleaner(self._ledger, launcher, registry, places, syncs)
+        self._carrier = Carrier(
+            self._ledger, launcher, registry, places, self._cleaner, syncs=syncs, max_running=max_running
+        )
         self._retention = Retention(store, self._expire, keep_s, uploads_s)
         self._changes = WeakValueDictionary[str, asyncio.Lock]()
         self._open = False

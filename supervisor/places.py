@@ -1,11 +1,16 @@
 """Where things lie on disk."""
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from intermission.handlers.base import output_path
 from intermission.supervisor.process.child import FILES_NAME, LOG_NAME
+
+_BLOCK_BYTES: Final = 512
+"""What `st_blocks` counts, whatever the blocks of the file system are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +37,12 @@ class Places:
         """Room on the disk of the tasks, as anybody but root may use it."""
         disk = os.statvfs(self.tasks)
         return disk.f_bavail * disk.f_frsize
+
+    def room(self, task_id: str | None = None) -> int:
+        """The bytes that there is space for; to a task, its outputs', which may have been reserved already."""
+        free = self.free_bytes()
+        if task_id is not None:
+            with contextlib.suppress(FileNotFoundError), os.scandir(self.folder(task_id) / FILES_NAME) as entries:
+                for found in (entry.stat(follow_symlinks=False) for entry in entries):
+                    free += max(found.st_blocks * _BLOCK_BYTES - found.st_size, 0)
+        return free

@@ -1,7 +1,7 @@
 """Where a task goes on: the newest checkpoint that is whole, from the slots of this boot or the store's row."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from intermission.state.models import Checkpoint, Progress
@@ -39,22 +39,24 @@ def last(folder: Path, row: Checkpoint | None) -> Checkpoint | None:
     return next(iter(_known(folder, row)), None)
 
 
-def durable(folder: Path, row: Checkpoint | None) -> Checkpoint | None:
-    """As `newest`, once its outputs would survive a power cut: only then may the store be told of it."""
+def durable(folder: Path, row: Checkpoint | None, synced: int = 0) -> Checkpoint | None:
+    """As `newest`, once its outputs would survive a power cut: only then may the store be told of it.
+
+    The child has synced the outputs itself as they are in the checkpoint of the sequence ``synced``.
+    """
     checkpoint = newest(folder, row)
-    if checkpoint is not None and (row is None or checkpoint.sequence > row.sequence):
-        sync(folder, checkpoint.outputs)
-    return checkpoint
-
-
-def sync(folder: Path, outputs: Mapping[str, int]) -> None:
-    """Make these outputs, and the names that lead to them, survive a power cut."""
+    if checkpoint is None or (row is not None and checkpoint.sequence <= row.sequence):
+        return checkpoint
     files = folder / FILES_NAME
-    for name in outputs:
-        _fsync(files / name, os.O_RDONLY)
-    if outputs:
+    if checkpoint.sequence > synced:
+        for name in checkpoint.outputs:
+            _fsync(files / name, os.O_RDONLY)
+    # The names that lead there were synced with the row. Another attempt may have made its files anew.
+    known = row.outputs if row is not None and row.attempt == checkpoint.attempt else {}
+    if checkpoint.outputs.keys() - known.keys():
         for directory in (files, folder, folder.parent):
             sync_folder(directory)
+    return checkpoint
 
 
 def sync_folder(folder: Path) -> None:

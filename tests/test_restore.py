@@ -1,5 +1,7 @@
 """Where a task goes on: the newest checkpoint whose outputs are all there."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,31 @@ def test_durable_syncs_what_it_returns(tmp_path: Path) -> None:
     found = durable(tmp_path, None)
     assert found is not None
     assert found.sequence == 1
+
+
+def test_what_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs that the child has not synced itself, and the names that lead to them once in an attempt."""
+    synced: list[str] = []
+
+    def note(fd: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "fdatasync", note)
+    out(tmp_path, 100)
+    slots(tmp_path, 10, 20, 30)
+    names = ["files", tmp_path.name, tmp_path.parent.name]
+
+    def of(known: Checkpoint | None, by_child: int) -> list[str]:
+        synced.clear()
+        durable(tmp_path, known, by_child)
+        return synced.copy()
+
+    assert of(None, 0) == ["out", *names]
+    assert of(None, 3) == names
+    assert of(row(1, out=10), 0) == ["out"]
+    assert of(row(1, out=10), 2) == ["out"]
+    assert of(row(1, out=10), 3) == []
+    assert of(row(1, other=10), 3) == names
+    assert of(replace(row(1, out=10), attempt=7), 3) == names
+    assert of(row(3, out=30), 0) == []

@@ -290,7 +290,7 @@ class LiveTask(Task[Any, Any]):
             raise Unencodable(message)
         self._save(None, None, None)
         self.sync()
-        return wire.Completed(text.decode())
+        return wire.Completed(text.decode(), self._slot.sequence)
 
     # Inside.
 

@@ -113,9 +113,10 @@ class Stopping(_Message, frozen=True):
 
 
 class Completed(_Message, frozen=True):
-    """The handler returned; the outputs and the last checkpoint are synced. ``result`` is JSON."""
+    """The handler returned; the outputs are synced as the checkpoint of this sequence has them. ``result`` is JSON."""
 
     result: str
+    sequence: int = 0
 
 
 class Errored(_Message, frozen=True):

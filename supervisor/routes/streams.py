@@ -9,7 +9,6 @@ import base64
 import binascii
 import contextlib
 import re
-import shutil
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Annotated, Final
@@ -185,7 +184,7 @@ async def resume(request: web.Request, task: Task) -> web.StreamResponse:
         return await answers.resume(request, task.id)
     _check_media(request)
     size = announced(task)
-    await check_size(request, size, body_length(request), offset)
+    await check_size(request, size, body_length(request), offset, task.id)
     return await _told(request, await deliver(request, task, Delivery(offset=offset), size), created=False)
 
 
@@ -226,7 +225,9 @@ def check_encoding(request: web.Request) -> None:
         raise Problem(415, "unsupported-media-type", "the body has a Content-Encoding: send the file as it is")
 
 
-async def check_size(request: web.Request, size: int | None, body: int | None, offset: int = 0) -> None:
+async def check_size(
+    request: web.Request, size: int | None, body: int | None, offset: int = 0, task_id: str | None = None
+) -> None:
     """Refuse what cannot fit before a byte of it is taken. Raises `Problem` (413, 507)."""
     supervisor, most = request.app[SUPERVISOR], request.app[LIMITS].max_bytes
     end = offset + (body or 0)
@@ -235,7 +236,7 @@ async def check_size(request: web.Request, size: int | None, body: int | None, o
         raise Problem(413, "too-long", detail, headers={"Upload-Length": str(size)})
     if most is not None and max(end, size or 0) > most:
         raise Problem(413, "too-large", f"at most {most} bytes are taken, and this would be {max(end, size or 0)}")
-    free = (await asyncio.to_thread(shutil.disk_usage, supervisor.places.tasks)).free
+    free = await asyncio.to_thread(supervisor.places.room, task_id)
     if (wanted := (end if size is None else size) - offset) > free:
         raise Problem(507, "no-space", f"there is no space for {wanted} bytes: {free} are left; try again later")
 

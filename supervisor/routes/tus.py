@@ -255,7 +255,7 @@ async def patch(request: web.Request, task: Task) -> web.StreamResponse:
     if offset != (place := received(task)):
         raise OffsetError(task, place)
     size = agreed_length(task, length)
-    await streams.check_size(request, size, streams.body_length(request), offset)
+    await streams.check_size(request, size, streams.body_length(request), offset, task.id)
     if task.status is Status.COMPLETED:
         if streams.has_body(request):
             raise Problem(413, "too-long", "the data is complete: there is nothing to be added")

@@ -1,0 +1,147 @@
+"""Uploads and the disk: room is kept for them, what is full or slow stops nobody else, what is lost is noticed."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from fault_tools import TOYS, faulty
+from harness import Server, problem, serving
+from slow_disk import SYNC_S
+from small_disk import SmallDisk, small_disk
+from upload_tools import MIB, begin, chunk, data, flowing, newest, resume, sha256
+
+from intermission.handlers import disk as calls
+
+
+@asynccontextmanager
+async def cramped(disk: SmallDisk) -> AsyncIterator[Server]:
+    """A server whose data folder is on the small disk; at the end it stops in order and has left no process."""
+    server = Server(disk.root / "data", {"INTERMISSION_HANDLERS": TOYS}, before=disk.before)
+    try:
+        await server.start()
+        yield server
+        assert await server.stop() == 0
+        assert server.survivors() == []
+    finally:
+        await server.close()
+
+
+async def test_room_is_kept(tmp_path: Path) -> None:
+    """From its first byte on an upload has the room for all of it, through a pause, whatever else fills the disk."""
+    content = data(24 * MIB)
+    with small_disk(tmp_path, "size=64m") as disk:
+        async with cramped(disk) as server:
+            before = disk.free_bytes
+            sending, task_id = await flowing(server, content, MIB)
+            assert before - disk.free_bytes >= len(content)
+            assert (await server.verb(task_id, "pause")).status == 200
+            await sending.answer()
+            ballast = disk.fill(left=4 * MIB)
+            said = problem(
+                await server.ask("POST", "/upload/start", headers={"Upload-Length": "6000000"}), 507, "no-space"
+            )
+            assert "6000000" in said["detail"]
+            answer = await resume(server, task_id, content, MIB)
+            assert (answer.status, answer.json["result"]["sha256"]) == (200, sha256(content))
+            ballast.unlink()
+            assert (await server.ask("DELETE", f"/tasks/{task_id}")).status == 204
+            assert before - disk.free_bytes < MIB
+
+
+async def test_the_disk_is_full_in_the_middle(tmp_path: Path) -> None:
+    """One of unknown length meets it: 507, paused with what is durable; with room again it goes on from there."""
+    content = data(32 * MIB)
+    with small_disk(tmp_path, "size=80m") as disk:
+        async with cramped(disk) as server:
+            ballast = disk.fill(left=20 * MIB)
+            sending = await begin(server, "/upload/start")
+            with contextlib.suppress(ConnectionError):
+                for at in range(0, len(content), 65_536):
+                    await sending.send(chunk(content[at : at + 65_536]))
+            offset = problem(await sending.answer(), 507, "no-space")["offset"]
+            assert 0 < offset <= 20 * MIB
+            task = await server.task(await newest(server))
+            assert (task["status"], task["reason"]) == ("paused", "no_space")
+            assert task["checkpoint"]["state"]["received"] == offset
+            ballast.unlink()
+            ended = await resume(server, task["id"], content, offset)
+            assert (ended.status, ended.json["result"]["sha256"]) == (200, sha256(content))
+            assert await server.file(task["id"], "content") == content
+
+
+async def test_an_end_that_the_disk_has_lost(tmp_path: Path) -> None:
+    """Is noticed before a byte is added; nothing is built upon it."""
+    content = data(3 * MIB)
+    async with faulty(tmp_path) as server:
+        sending, task_id = await flowing(server, content, 2 * MIB)
+        assert (await server.verb(task_id, "pause")).status == 200
+        await sending.answer()
+        path = server.data / "tasks" / task_id / "files" / "content"
+        with path.open("r+b") as file:
+            file.seek(-100, os.SEEK_END)
+            file.write(bytes(100))
+        said = problem(await resume(server, task_id, content, 2 * MIB), 422, "failed")
+        assert "the disk has lost it" in said["detail"]
+        assert path.stat().st_size == 2 * MIB
+        task = await server.task(task_id)
+        assert (task["status"], task["error"]["type"], task["allowed"]) == (
+            "failed",
+            "Damaged",
+            ["resume", "terminate"],
+        )
+
+
+async def test_a_slow_disk_stops_nobody_else(tmp_path: Path) -> None:
+    """With more syncs to be done than there is time for, other tasks start and end as if there were none."""
+    async with serving(tmp_path, INTERMISSION_HANDLERS="toys,slow_disk") as server:
+        content = data(2 * MIB)
+        uploads = [await begin(server, "/upload/start", length=len(content)) for _ in range(60)]
+        for at in range(0, MIB, 65_536):
+            await asyncio.gather(*(sending.send(content[at : at + 65_536]) for sending in uploads))
+        waited = []
+        for _ in range(10):
+            begun = time.monotonic()
+            task_id = await server.launch("steps", {"steps": 1, "delay_s": 0})
+            await server.until(task_id, lambda task: task["child"] or task["status"] == "completed")
+            waited.append(time.monotonic() - begun)
+            await asyncio.gather(*(sending.send(content[sending.sent : sending.sent + 65_536]) for sending in uploads))
+        assert sorted(waited)[5] < SYNC_S, waited
+        await asyncio.gather(*(sending.send(content[sending.sent :]) for sending in uploads))
+        answers = await asyncio.gather(*(sending.answer(within_s=50) for sending in uploads))
+        assert {answer.json["result"]["sha256"] for answer in answers} == {sha256(content)}
+
+
+def test_reserving(tmp_path: Path) -> None:
+    """Takes the room and leaves the length; where there is none it says so, and keeps nothing."""
+    with small_disk(tmp_path, "size=8m") as disk:
+        path = disk.root / "file"
+        with path.open("ab", buffering=0) as file:
+            file.write(b"some")
+            calls.reserve(file.fileno(), 4 * MIB)
+            assert (path.stat().st_size, path.stat().st_blocks * 512) == (4, 4 * MIB)
+            with pytest.raises(OSError, match="No space") as caught:
+                calls.reserve(file.fileno(), 16 * MIB)
+            assert caught.value.errno == errno.ENOSPC
+        assert path.read_bytes() == b"some"
+
+
+def test_writing_behind(tmp_path: Path) -> None:
+    """Leaves what is in the file as it is, whatever its steps; a descriptor that knows no such thing is left alone."""
+    path, content = tmp_path / "file", data(20 * MIB)
+    with path.open("ab", buffering=0) as file:
+        behind, at = calls.WriteBehind(file.fileno()), 0
+        for size in (1, 7 * MIB, 3 * MIB, 9 * MIB, MIB - 1):
+            file.write(content[at : at + size])
+            at += size
+            behind.grown(at)
+    assert path.read_bytes() == content
+    near, far = os.pipe()
+    calls.WriteBehind(far).grown(32 * MIB)
+    os.close(near)
+    os.close(far)
