@@ -232,7 +232,9 @@ class Supervisor:
 
     async def pause(self, task_id: str, user: str | None, by: str) -> Task:
         """Ask a task to stop: paused at once if it has no child, else pausing. Raises as `get`, and `ConflictError`."""
-        task = await self._ask(task_id, user, by, Event.PAUSE, reason=Reason.REQUESTED)
+        # Not while somebody connects: to the store, an upload that is paused for another reason is the same as before.
+        async with self._changing(task_id):
+            task = await self._ask(task_id, user, by, Event.PAUSE, reason=Reason.REQUESTED)
         if task.status is Status.PAUSING:
             self._carrier.pause(task_id)
         return task
@@ -380,7 +382,7 @@ class Supervisor:
         return json.dumps({**json.loads(task.params), "size_bytes": size_bytes}, ensure_ascii=False)
 
     def _changing(self, task_id: str) -> asyncio.Lock:
-        """Held by whoever deletes a task's files or sends it bytes, and by whoever needs them to stay for a moment."""
+        """Held by whoever deletes a task's files, sends it bytes or pauses it, or needs its files for a moment."""
         return self._changes.setdefault(task_id, asyncio.Lock())
 
     async def _checked(self, handler: AnyHandler, value: object, given: Inputs) -> str:

@@ -359,6 +359,25 @@ async def test_23_a_pause_that_somebody_asked_for_holds(server: Server) -> None:
     assert await content(server, path) == CONTENT
 
 
+async def test_23_a_pause_holds_against_a_patch_of_the_same_instant(server: Server) -> None:
+    """Whichever is first: once both are answered the upload is held, and no byte comes after the pause was promised."""
+    for n in range(40):
+        path = await create(server)
+        if n % 2:
+            paused, patched = await asyncio.gather(
+                server.verb(task_id(path), "pause"), patch(server, path, CONTENT[:100], 0)
+            )
+        else:
+            patched, paused = await asyncio.gather(
+                patch(server, path, CONTENT[:100], 0), server.verb(task_id(path), "pause")
+            )
+        assert (paused.status, paused.json["reason"]) == (200, "requested")
+        assert patched.status in {204, 423}
+        task = await server.task(task_id(path))
+        assert (task["status"], task["reason"]) == ("paused", "requested"), n
+        assert await offset(server, path) == int(paused.headers["Upload-Offset"])
+
+
 async def asked(server: Server, path: str, *headers: str, method: str = "PATCH", length: int = 3) -> Answer | None:
     """What a client that asks first is told: the refusal, or None if it is to go on; then it goes."""
     sending = await begin(server, path, "Expect: 100-continue", *headers, method=method, length=length)
@@ -461,7 +480,8 @@ async def test_28_beyond_four_gigabytes(tmp_path: Path) -> None:
         os.truncate(tmp_path / "tasks" / task_id(path) / "files" / "content", big)
         with contextlib.closing(sqlite3.connect(tmp_path / "intermission.db")) as db, db:
             (state,) = db.execute("SELECT state FROM checkpoints").fetchone()
-            made: dict[str, Any] = {**json.loads(state), "received": big}
+            kept = json.loads(state)
+            made: dict[str, Any] = dict.fromkeys(kept, 0) | {"received": big, "digest": kept["digest"]}
             db.execute("UPDATE checkpoints SET state = ?, outputs = ?", (json.dumps(made), f'{{"content": {big}}}'))
         await server.start()
         assert await offset(server, path) == big
