@@ -5,8 +5,9 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from intermission.state import rows
-from intermission.state.models import KEEP, Change, Checkpoint, Keep, Kind, NewTask, Task, Tombstone
+from intermission.state.models import KEEP, Change, Checkpoint, Earlier, Keep, Kind, NewTask, Task, Tombstone
 from intermission.state.status import Event, Status
+from intermission.state.store import KEYS_KEPT_S
 from intermission.state.transaction import Operation, Transaction
 
 _FINISHED: Final = frozenset({Status.COMPLETED, Status.FAILED})
@@ -43,11 +44,26 @@ WHERE id IN (SELECT id FROM tombstones INDEXED BY tombstones_gone WHERE gone_at 
 """
 
 
-def add(new: NewTask) -> Operation[Task]:
+_EARLIER: Final = "SELECT task_id, digest FROM start_keys WHERE user = ? AND name = ? AND at > ?"
+_KEEP_KEY: Final = "INSERT OR REPLACE INTO start_keys (user, name, digest, task_id, at) VALUES (?, ?, ?, ?, ?)"
+_FORGET_KEYS: Final = """
+DELETE FROM start_keys
+WHERE (user, name) IN (SELECT user, name FROM start_keys INDEXED BY start_keys_at WHERE at <= ? ORDER BY at LIMIT 4)
+"""
+"""Each start with a key takes more old ones away than it adds, so that none stays for long."""
+
+
+def add(new: NewTask) -> Operation[Task | Earlier]:
     """See `Store.add`."""
     row, task = rows.new_task(new), rows.added(new)
 
-    def operation(transaction: Transaction) -> Task:
+    def operation(transaction: Transaction) -> Task | Earlier:
+        if new.key is not None:
+            since = new.created_at - KEYS_KEPT_S
+            for found in transaction.fetch(_EARLIER, (new.user, new.key.name, since)):
+                return Earlier(*found)
+            transaction.change(_FORGET_KEYS, (since,))
+            transaction.change(_KEEP_KEY, (new.user, new.key.name, new.key.digest, new.id, new.created_at))
         transaction.add(row)
         transaction.event((task.id, task.user, task.created_at, None, task.status, task.reason, 0, task.user))
         for upload_id in new.uploads:

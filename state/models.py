@@ -62,6 +62,22 @@ class RetryPolicy:
     cap_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What a client calls a start, and a digest of all that it asks for."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """A start of the same user and name: whose task it made, and the digest of what that one asked for."""
+
+    task_id: str
+    digest: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTask:
     """A start that a client was promised. The row begins as ``pending`` (see ``stream``), attempt 0."""
@@ -77,6 +93,7 @@ class NewTask:
     errors_left: int = 4
     uploads: tuple[str, ...] = ()
     """The uploads that it reads, by id: in use until it is completed or gone."""
+    key: Key | None = None
     stream: bool = False
     """Its work is the body of requests: it begins as ``paused``, for ``awaiting_data``."""
     retry: RetryPolicy | None = None

@@ -14,6 +14,7 @@ from intermission.state.models import (
     Attempt,
     Change,
     Checkpoint,
+    Earlier,
     EventPage,
     EventRecord,
     NewTask,
@@ -97,7 +98,7 @@ class SqliteStore:
         await opened.aclose()
         self._points = self._lists = self._writer = None
 
-    async def add(self, task: NewTask) -> Task:
+    async def add(self, task: NewTask) -> Task | Earlier:
         """See `Store.add`."""
         return await self._write(changes.add(task))
 

@@ -5,12 +5,13 @@ for while a commit is under way go into the next one together, in the order in w
 """
 
 from collections.abc import Collection
-from typing import Protocol
+from typing import Final, Protocol
 
 from intermission.state.models import (
     Attempt,
     Change,
     Checkpoint,
+    Earlier,
     EventPage,
     EventRecord,
     NewTask,
@@ -20,6 +21,9 @@ from intermission.state.models import (
     Tombstone,
 )
 from intermission.state.status import Status
+
+KEYS_KEPT_S: Final = 86_400.0
+"""How long a start is known by its key."""
 
 
 class StoreError(Exception):
@@ -43,10 +47,11 @@ class Store(Protocol):
     async def close(self) -> None:
         """Commit what was asked for, then close. Safe to call twice."""
 
-    async def add(self, task: NewTask) -> Task:
+    async def add(self, task: NewTask) -> Task | Earlier:
         """Insert a pending task; the promise behind a 2xx. An id that exists is a `StoreError`.
 
-        With ``due_at`` it is left by every claim before.
+        With ``due_at`` it is left by every claim before. With a ``key`` whose name the user has given within
+        `KEYS_KEPT_S` nothing is inserted: the answer is that earlier start, whatever has become of its task.
         """
 
     async def advance(self, change: Change) -> Task | None:

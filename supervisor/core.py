@@ -18,7 +18,7 @@ from intermission.handlers.inputs import Inputs
 from intermission.handlers.registry import AnyHandler, Registry
 from intermission.handlers.schema import Fault, Invalid, Unencodable
 from intermission.state.ids import new_id
-from intermission.state.models import Change, NewTask, Query, RetryPolicy, Task, Tombstone
+from intermission.state.models import Change, Earlier, Key, NewTask, Query, RetryPolicy, Task, Tombstone
 from intermission.state.status import Event, Reason, Status, allowed, changes
 from intermission.state.store import Store, StoreFullError
 from intermission.supervisor import inputs
@@ -32,6 +32,7 @@ from intermission.supervisor.errors import (
     GoneError,
     HeldError,
     InUseError,
+    KeyReusedError,
     LengthError,
     NoneEligibleError,
     NoSpaceError,
@@ -69,6 +70,14 @@ class Delivery:
     """What this body has to give, by which algorithm; if it does not, nothing of it is kept."""
     lifts: bool = True
     """Whether it also resumes what somebody has paused, or what has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a start has come to: a task, new or of the same start before."""
+
+    task: Task
+    replayed: bool = False
 
 
 class Supervisor:
@@ -143,11 +152,12 @@ class Supervisor:
         labels: Mapping[str, str] | None = None,
         retry: RetryPolicy | None = None,
         due_at: float | None = None,
-    ) -> Task:
-        """Accept a task; it is on disk when this returns.
+        key: Key | None = None,
+    ) -> Start:
+        """Accept a task; it is on disk when this returns. With a key that is known, the task that it stands for.
 
         ``params`` is parsed JSON; with ``due_at`` the task stays pending until then. Raises `UnknownServiceError`,
-        `Invalid`, `UnavailableError` and `NoSpaceError`.
+        `Invalid`, `UnavailableError` and `NoSpaceError`; with a key also `KeyReusedError` and `GoneError`.
         """
         if not self._open:
             message = "the server is starting or stopping; try again in a moment"
@@ -172,6 +182,7 @@ class Supervisor:
                 retry=retry,
                 due_at=now + self._ledger.uploads_s if stream else due_at,
                 uploads=tuple(set(named.values())),
+                key=key,
                 stream=stream,
             )
             if self.places.free_bytes() < _LEAST_FREE_BYTES:
@@ -180,12 +191,16 @@ class Supervisor:
             if due_at is None:  # before the insert is awaited, so that the claim that follows joins it in one commit
                 self._carrier.wake()
             try:
-                task = await self.store.add(fresh)
+                added = await self.store.add(fresh)
             except StoreFullError as error:
                 raise NoSpaceError(str(error)) from error
+        if isinstance(added, Earlier):
+            if key is None or added.digest != key.digest:
+                raise KeyReusedError(added.task_id)
+            return Start(await self.get(added.task_id, user), replayed=True)
         if due_at is not None:
             self._carrier.watch()
-        return task
+        return Start(added)
 
     async def get(self, task_id: str, user: str | None) -> Task:
         """The task. Raises `UnknownTaskError` and `GoneError`."""

@@ -47,6 +47,15 @@ class InUseError(SupervisorError):
         self.task_ids = task_ids
 
 
+class KeyReusedError(SupervisorError):
+    """An Idempotency-Key was given before, for another start."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            f"this Idempotency-Key started {task_id}, and asked for something else: give each start its own"
+        )
+
+
 class OffsetError(SupervisorError):
     """Bytes were sent for another place than where the task goes on."""
 

@@ -121,7 +121,7 @@ def test_a_stream_services_own_requests() -> None:
         path: {parameter["name"] for parameter in document["paths"][f"/upload/{path}"]["post"]["parameters"]}
         for path in ("start", "resume", "pause")
     }
-    assert named["start"] == {"filename", "Upload-Length", "Content-Disposition", "Repr-Digest"}
+    assert named["start"] == {"filename", "Upload-Length", "Content-Disposition", "Repr-Digest", "Idempotency-Key"}
     assert named["resume"] == {"task", "Prefer", "Upload-Offset"}
     assert named["pause"] == {"task", "Prefer"}
     assert "upload.params" not in document["components"]["schemas"]

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from intermission.state.models import Task, Tombstone
 from intermission.state.status import RESTING, Status
-from intermission.supervisor.core import Supervisor, announced, received
+from intermission.supervisor.core import Start, Supervisor, announced, received
 from intermission.supervisor.errors import GoneError
 from intermission.supervisor.routes import requests, shapes, views
 from intermission.supervisor.routes.guard import CALLER
@@ -30,9 +30,15 @@ def task(request: web.Request, shown: Task, status: int = 200, **headers: str) -
     return requests.answer(request, views.task(shown, child), status, **_progress(shown), **headers)
 
 
-async def started(request: web.Request, fresh: Task) -> web.Response:
-    """A task that has just been accepted; with a wait, as it is when it rests."""
-    return task(request, await _resting(request, fresh), 202, Location=f"/tasks/{fresh.id}")
+async def started(request: web.Request, start: Start) -> web.Response:
+    """A task that has just been accepted, or was by the same start before; with a wait, as it is when it rests."""
+    now = await _resting(request, start.task)
+    return task(request, now, 202, Location=f"/tasks/{now.id}", **replayed(start))
+
+
+def replayed(start: Start) -> dict[str, str]:
+    """The header that says that this is the task of an earlier start."""
+    return {"Idempotency-Replayed": "true"} if start.replayed else {}
 
 
 async def pause(request: web.Request, task_id: str) -> web.Response:

@@ -59,6 +59,7 @@ _PROBLEMS: Final = {
 }
 _SENT: Final = {
     "Location": "The task's address.",
+    "Idempotency-Replayed": "`true`: the task is that of the same start before.",
     "Preference-Applied": "The wait that was asked for, as it was granted.",
     "ETag": "Of the file at this length.",
     "Upload-Offset": "Of a stream service's task: how many bytes of its data are durable.",

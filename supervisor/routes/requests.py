@@ -1,15 +1,18 @@
 """What a request says, checked: its body, its query, its preferences. And how JSON is answered."""
 
+import hashlib
+import json
 import re
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from aiohttp import HttpVersion11, web
-from pydantic import with_config
+from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from intermission.handlers.schema import Invalid, loads
+from intermission.state.models import Key
 from intermission.supervisor.errors import UnknownTaskError
 from intermission.supervisor.routes.problems import Problem, misfit
 from intermission.supervisor.routes.shapes import ID_PATTERN, TaskId
@@ -19,6 +22,7 @@ MAX_WAIT_S: Final = 60.0
 _ID: Final = re.compile(ID_PATTERN)
 _WAIT: Final = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d+)"?(?=\s*(?:[,;]|$))', re.ASCII | re.IGNORECASE)
 _BOUND: Final = 1_000_000_000
+_KEY: Final = re.compile(r"[!-~]{1,255}")
 _CONTINUE: Final = "100-continue"
 
 
@@ -62,6 +66,30 @@ class Waiting(TypedDict, total=False):
 
     Prefer: str
     """`wait=N`: answer after N seconds (60 at most) if it has not come to rest before."""
+
+
+Keyed = TypedDict(
+    "Keyed",
+    {
+        "Idempotency-Key": Annotated[
+            str, Field(description="The same start sent again within a day finds the first one")
+        ]
+    },
+    total=False,
+)
+
+
+def key(request: web.Request, asked: object) -> Key | None:
+    """What the client calls this start, of all that it asks for. Raises `Problem` (400)."""
+    given = request.headers.getall("Idempotency-Key", [])
+    if not given:
+        return None
+    if len(given) > 1 or not _KEY.fullmatch(given[0]):
+        raise Problem(
+            400, "malformed-header", "Idempotency-Key must be one word of 1 to 255 printable ASCII characters"
+        )
+    text = json.dumps([request.path, asked], sort_keys=True, default=str)
+    return Key(given[0], hashlib.sha256(text.encode()).hexdigest())
 
 
 async def json_body(request: web.Request) -> Any:

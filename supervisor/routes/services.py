@@ -56,11 +56,11 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 
 @Operation(
-    headers=(requests.Waiting,),
+    headers=(requests.Waiting, requests.Keyed),
     body=Params,
     answers={202: shapes.Task},
     problems=answers.STARTED_PROBLEMS,
-    sends=("Location", *answers.SENDS),
+    sends=("Location", "Idempotency-Replayed", *answers.SENDS),
     streamed=streams.start,
     filed=streams.start_with_file,
 )
@@ -78,7 +78,8 @@ async def start(request: web.Request) -> web.StreamResponse:
         return await streams.start_with_file(request, service, field)
     requests.query(request)
     params = await requests.json_body(request)
-    return await answers.started(request, await supervisor.start(service, params, request[CALLER].user))
+    key = requests.key(request, params)
+    return await answers.started(request, await supervisor.start(service, params, request[CALLER].user, key=key))
 
 
 @Operation(

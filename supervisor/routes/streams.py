@@ -25,7 +25,7 @@ from intermission.handlers.upload import DigestMismatch
 from intermission.state.models import Task, Tombstone
 from intermission.state.status import Reason, Status
 from intermission.supervisor.attempt import Attempt
-from intermission.supervisor.core import Delivery, announced, received
+from intermission.supervisor.core import Delivery, Start, announced, received
 from intermission.supervisor.errors import GoneError, SupervisorError
 from intermission.supervisor.inputs import UPLOAD
 from intermission.supervisor.routes import answers, requests, shapes
@@ -94,20 +94,21 @@ Continuing = TypedDict(
 
 @Operation(
     query=(Naming,),
-    headers=(Announcing,),
+    headers=(Announcing, requests.Keyed),
     body="application/octet-stream",
     answers={200: shapes.Task, 201: shapes.Task, 202: shapes.Task},
     problems=(400, 408, 409, 410, 411, 413, 415, 422, 503, 507),
-    sends=("Location", *answers.PROGRESS),
+    sends=("Location", "Idempotency-Replayed", *answers.PROGRESS),
 )
 async def start(request: web.Request, service: str) -> web.StreamResponse:
     """Start a task of this service; the body is its data, of any type.
 
     201 when the last byte is durable, 200 when it was paused before. With Upload-Length and no body it is only created.
     """
-    fresh, size = await _create(request, service)
-    if _is_to_come(request):
-        return answers.task(request, fresh, 201, Location=f"/tasks/{fresh.id}")
+    began, size = await _create(request, service)
+    fresh = began.task
+    if began.replayed or _is_to_come(request):
+        return answers.task(request, fresh, 201, Location=f"/tasks/{fresh.id}", **answers.replayed(began))
     return await _told(request, await deliver(request, fresh, Delivery(), size), created=True)
 
 
@@ -127,20 +128,23 @@ async def start_with_file(request: web.Request, service: str, field: str) -> web
     """
     if _is_to_come(request):
         raise Problem(411, "length-required", "send the file as the body; to send it later, start with its upload then")
-    fresh, size = await _create(request, UPLOAD)
-    brought = await deliver(request, fresh, Delivery(), size)
+    if "Idempotency-Key" in request.headers:
+        detail = "a start with a file cannot be repeated by its key: upload the file, then start with its upload"
+        raise Problem(400, "key-not-taken", detail)
+    began, size = await _create(request, UPLOAD)
+    brought = await deliver(request, began.task, Delivery(), size)
     if brought.task.status is not Status.COMPLETED:
         return await _told(request, brought, created=True)
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
     try:
-        fresh = await supervisor.start(service, {field: f"upload:{fresh.id}"}, caller.user)
+        start = await supervisor.start(service, {field: f"upload:{brought.task.id}"}, caller.user)
     except (Invalid, SupervisorError):
         await supervisor.delete(brought.task.id, caller.scope, by=caller.user)  # nobody asked for it alone
         raise
-    return await answers.started(request, fresh)
+    return await answers.started(request, start)
 
 
-async def _create(request: web.Request, service: str) -> tuple[Task, int | None]:
+async def _create(request: web.Request, service: str) -> tuple[Start, int | None]:
     """Create a task for the body; how long that will be."""
     values = requests.query(request, "filename")
     supervisor, body, length = request.app[SUPERVISOR], body_length(request), count(request, "Upload-Length")
@@ -156,7 +160,7 @@ async def _create(request: web.Request, service: str) -> tuple[Task, int | None]
         "size_bytes": size,
         "sha256": _digest(request),
     }
-    return await supervisor.start(service, info, request[CALLER].user), size
+    return await supervisor.start(service, info, request[CALLER].user, key=requests.key(request, info)), size
 
 
 def _is_to_come(request: web.Request) -> bool:

@@ -122,11 +122,11 @@ async def index(request: web.Request) -> web.StreamResponse:
 
 
 @Operation(
-    headers=(requests.Waiting,),
+    headers=(requests.Waiting, requests.Keyed),
     body=StartRequest,
     answers={202: shapes.Task},
     problems=(404, *answers.STARTED_PROBLEMS),
-    sends=("Location", *answers.SENDS),
+    sends=("Location", "Idempotency-Replayed", *answers.SENDS),
 )
 async def start(request: web.Request) -> web.StreamResponse:
     """Start a task of any service, with a priority, labels and a retry policy of its own, now or later.
@@ -135,7 +135,8 @@ async def start(request: web.Request) -> web.StreamResponse:
     """
     requests.query(request)
     supervisor = request.app[SUPERVISOR]
-    body = _START.check(await requests.json_body(request))
+    asked = await requests.json_body(request)
+    body = _START.check(asked)
     service = supervisor.service(body.service)
     if supervisor.is_stream(service):
         raise Invalid([Fault("/service", f"its work is the body of a request: use POST /{service}/start")])
@@ -149,6 +150,7 @@ async def start(request: web.Request) -> web.StreamResponse:
             labels=body.labels,
             retry=None if body.retry is None else body.retry.over(supervisor.registry.handlers[service].retry),
             due_at=due_at,
+            key=requests.key(request, asked),
         )
     except Invalid as error:
         raise Invalid([Fault("/params" + fault.pointer, fault.message) for fault in error.faults]) from None

@@ -172,7 +172,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         _check_media(request)
     checksum, info = _checksum(request), {**_described(request), "size_bytes": size, "concat": concat}
     await streams.check_size(request, size, streams.body_length(request))
-    fresh = await request.app[SUPERVISOR].start(UPLOAD, info, request[CALLER].user)
+    fresh = (await request.app[SUPERVISOR].start(UPLOAD, info, request[CALLER].user)).task
     location = {"Location": _location(request, fresh.id)}
     if not bytes_come and size != 0:
         return _answer(fresh, 201, location)
@@ -194,7 +194,7 @@ async def _join(request: web.Request, concat: str) -> web.StreamResponse:
     await streams.check_size(request, size, None)
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
     info = {**_described(request), "size_bytes": size, "concat": concat, "parts": [f"upload:{p.id}" for p in parts]}
-    fresh = await supervisor.start(UPLOAD, info, caller.user)
+    fresh = (await supervisor.start(UPLOAD, info, caller.user)).task
     found = await supervisor.wait(fresh.id, lambda now: now.status in RESTING, _JOINED_WITHIN_S)
     if isinstance(found, Tombstone):
         raise GoneError(found)

@@ -23,9 +23,9 @@ from samples import (
     tombstone,
 )
 
-from intermission.state.models import Attempt, Change, Kind, NewTask, Query, RetryPolicy, Task
+from intermission.state.models import Attempt, Change, Earlier, Key, Kind, NewTask, Query, RetryPolicy, Task
 from intermission.state.status import WITH_CHILD, Event, Reason, Status
-from intermission.state.store import Store, StoreError
+from intermission.state.store import KEYS_KEPT_S, Store, StoreError
 
 COUNTER = ["counter"]
 LATER = 1e12
@@ -504,6 +504,38 @@ class TestBury:
         task = await reach(store, Status.COMPLETED)
         with pytest.raises(ValueError, match="another"):
             await store.bury(Change(task=task, event=Event.DELETE, at=now()), tombstone(new()))
+
+
+class TestKeys:
+    """A start that is known by its key."""
+
+    async def test_the_first_is_the_answer_to_the_others(self, store: Store) -> None:
+        """Whatever the others ask for, and in whatever status the first one's task is; another user's is another."""
+        first = await store.add(new(key=Key("k", "digest")))
+        assert isinstance(first, Task)
+        for digest in ("digest", "another"):
+            assert await store.add(new(key=Key("k", digest))) == Earlier(first.id, "digest")
+        gone = await step(store, first, Event.TERMINATE)
+        assert await store.bury(Change(task=gone, event=Event.CLEANED, at=now()), tombstone(gone))
+        assert await store.add(new(key=Key("k", "digest"))) == Earlier(first.id, "digest")
+        assert isinstance(await store.add(new(key=Key("k", "digest"), user="bert")), Task)
+        assert len(ids(await pages(store, Query(user="anna")))) == 0
+
+    async def test_together(self, store: Store) -> None:
+        """Of several in one commit, one is the first."""
+        added = await asyncio.gather(*(store.add(new(key=Key("k", "digest"))) for _ in range(5)))
+        [task] = [one for one in added if isinstance(one, Task)]
+        assert [one for one in added if not isinstance(one, Task)] == [Earlier(task.id, "digest")] * 4
+        assert ids(await pages(store, Query())) == [task.id]
+
+    async def test_for_a_day(self, store: Store) -> None:
+        """Then the name is free again."""
+        at = now()
+        first = await store.add(new(key=Key("k", "digest"), created_at=at))
+        assert isinstance(first, Task)
+        within = new(key=Key("k", "digest"), created_at=at + KEYS_KEPT_S - 1)
+        assert await store.add(within) == Earlier(first.id, "digest")
+        assert isinstance(await store.add(new(key=Key("k", "digest"), created_at=at + KEYS_KEPT_S)), Task)
 
 
 class TestUses:
