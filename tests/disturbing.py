@@ -3,10 +3,18 @@
 import asyncio
 import random
 
+import psutil
 from fault_tools import place
 from harness import Server, send, until
 
 KINDS = ("child", "child", "pause", "pause", "fork server", "server")
+
+
+async def _has_fork_server(server: Server) -> bool:
+    try:
+        return server.fork_server.is_running()
+    except (LookupError, psutil.Error):
+        return False
 
 
 async def disturb(server: Server, task_id: str, chance: random.Random, times: int, within_s: float = 0.01) -> int:
@@ -27,6 +35,7 @@ async def disturb(server: Server, task_id: str, chance: random.Random, times: in
                 if task["child"]:
                     send(task["child"]["pid"])
             case "fork server":
+                await until(lambda: _has_fork_server(server))  # the last one may just have been killed
                 send(server.fork_server.pid)
             case "server":
                 await server.kill()

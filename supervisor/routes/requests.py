@@ -72,7 +72,8 @@ Keyed = TypedDict(
     "Keyed",
     {
         "Idempotency-Key": Annotated[
-            str, Field(description="The same start sent again within a day finds the first one")
+            str,
+            Field(pattern=r"^[!-~]{1,255}$", description="The same start sent again within a day finds the first one"),
         ]
     },
     total=False,
