@@ -6,46 +6,18 @@ import io
 import os
 import platform
 import sys
-import tempfile
 import time
 import zipfile
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from importlib.metadata import distribution
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 
 import aiohttp
 import psutil
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests"))
-
-from harness import Server, serving, until  # noqa: E402 -- the tests' own way to run a server
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
-
-    what: str
-    reach: str
-    measured: str
-    reached: bool
-
-
-@asynccontextmanager
-async def server(max_running: int = 4) -> AsyncIterator[Server]:
-    """A server with the handlers to measure, on a new folder."""
-    with tempfile.TemporaryDirectory() as folder:
-        async with serving(
-            Path(folder) / "data",
-            INTERMISSION_HANDLERS="bench_handlers",
-            PYTHONPATH=str(HERE),
-            INTERMISSION_MAX_RUNNING=str(max_running),
-        ) as running:
-            yield running
+from bench_tools import Row, cpu_s, percentiles, private_bytes, server
+from bench_uploads import upload_stops, upload_takeover, uploads
+from harness import Server, until
 
 
 async def start_latency() -> list[Row]:
@@ -228,6 +200,9 @@ ROWS: dict[str, Callable[[], Awaitable[list[Row]]]] = {
     "memory": memory,
     "overhead": overhead,
     "crowd": crowd,
+    "uploads": uploads,
+    "upload_stops": upload_stops,
+    "upload_takeover": upload_takeover,
 }
 
 
@@ -248,24 +223,6 @@ async def all_done(running: Server) -> bool:
     """Whether nothing is left to run."""
     health = (await running.ask("GET", "/health")).json
     return bool(health["running"] == 0 and health["pending"] == 0)
-
-
-def percentiles(values: list[float]) -> tuple[float, float]:
-    """The median and the 99th percentile."""
-    return median(values), quantiles(values, n=100, method="inclusive")[98]
-
-
-def private_bytes(pid: int) -> int:
-    """What only this process has in memory."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    lines = (line.split() for line in text.splitlines() if line.startswith("Private_"))
-    return sum(int(line[1]) * 1024 for line in lines)
-
-
-def cpu_s(process: psutil.Process) -> float:
-    """CPU time so far."""
-    times = process.cpu_times()
-    return times.user + times.system
 
 
 def flights(folder: Path) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from intermission.handlers import Task, handler
+from intermission.handlers.body import BodyInfo
 
 
 @dataclass
@@ -140,3 +141,23 @@ def rows(task: Task[Loop, Place]) -> Taken:
                 task.state.offset = read
                 task.checkpoint(done=number)
     return Taken(time.perf_counter() - began, total)
+
+
+@dataclass
+class Received:
+    """How far a body has come."""
+
+    received: int = 0
+
+
+@handler("keep", stream=True)
+def keep(task: Task[BodyInfo, Received]) -> Nothing:
+    """As ``upload``, without a digest."""
+    out, state = task.output("content"), task.state
+    if task.params.size_bytes is not None:
+        out.reserve(task.params.size_bytes)
+    for block in task.body:
+        out.write_bytes(block)
+        state.received += len(block)
+        task.checkpoint(done=state.received, total=task.params.size_bytes, unit="bytes")
+    return Nothing()

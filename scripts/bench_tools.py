@@ -1,0 +1,57 @@
+"""What all measurements share: a row of the table, a server to measure, and figures of processes."""
+
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+
+import psutil
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+
+from harness import Server, serving  # noqa: E402 -- the tests' own way to run a server
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    reach: str
+    measured: str
+    reached: bool
+
+
+@asynccontextmanager
+async def server(max_running: int = 4, handlers: str = "bench_handlers") -> AsyncIterator[Server]:
+    """A server with the handlers to measure, on a new folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with serving(
+            Path(folder) / "data",
+            INTERMISSION_HANDLERS=handlers,
+            PYTHONPATH=str(HERE),
+            INTERMISSION_MAX_RUNNING=str(max_running),
+        ) as running:
+            yield running
+
+
+def percentiles(values: list[float]) -> tuple[float, float]:
+    """The median and the 99th percentile."""
+    return median(values), quantiles(values, n=100, method="inclusive")[98]
+
+
+def private_bytes(pid: int) -> int:
+    """What only this process has in memory."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    lines = (line.split() for line in text.splitlines() if line.startswith("Private_"))
+    return sum(int(line[1]) * 1024 for line in lines)
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """CPU time so far."""
+    times = process.cpu_times()
+    return times.user + times.system

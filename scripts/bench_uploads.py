@@ -1,0 +1,261 @@
+"""Uploads beside their peers: one file, in turn by each, several times, and each time what arrived is compared."""
+
+import asyncio
+import contextlib
+import filecmp
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import psutil
+from bench_tools import HERE, Row, percentiles, private_bytes, server
+from harness import Server, until
+
+GIB = 1 << 30
+SIZE = 512 << 20
+ROUNDS = 5
+_NGINX = """
+daemon off; worker_processes 1; pid {0}/pid; error_log {0}/errors; user root;
+events {{}}
+http {{
+  access_log off; client_body_temp_path {0}/temp; client_body_buffer_size 1m; client_max_body_size 0;
+  server {{ listen 127.0.0.1:{1}; location / {{ root {0}; dav_methods PUT; }} }}
+}}
+"""
+
+
+@dataclass
+class Contender:
+    """One who takes the file: where, and what it costs."""
+
+    port: int
+    method: str
+    path: str
+    processes: list[psutil.Process]
+    kept: Callable[[], Path]
+    """The file as it has arrived."""
+    seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    async def take(self, source: Path) -> None:
+        """Once more."""
+        before = self._cpu_s()
+        self.seconds.append(await send(self.port, self.method, self.path, source))
+        self.cpu.append(self._cpu_s() - before)
+        kept = self.kept()
+        if not await asyncio.to_thread(filecmp.cmp, source, kept, shallow=False):
+            raise AssertionError(f"{kept} is not what was sent")
+        kept.unlink()
+
+    def _cpu_s(self) -> float:
+        # Children that were reaped count with who reaped them.
+        times = [process.cpu_times() for process in self.processes]
+        return sum(t.user + t.system + t.children_user + t.children_system for t in times)
+
+    @property
+    def gib_per_s(self) -> float:
+        """The median."""
+        return SIZE / GIB / median(self.seconds)
+
+    @property
+    def cpu_per_gib(self) -> float:
+        """The median, in seconds."""
+        return median(self.cpu) * GIB / SIZE
+
+
+async def send(port: int, method: str, path: str, source: Path) -> float:
+    """Send the file by a client in a process of its own; the seconds until the answer."""
+    command = [sys.executable, str(HERE / "bench_client.py"), str(port), method, path, str(source)]
+    client = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    said, _ = await client.communicate()
+    status, seconds = said.split()
+    if status != b"201":
+        raise AssertionError(said)
+    return float(seconds)
+
+
+def ours(running: Server, service: str) -> Contender:
+    """A service of a server of ours."""
+    tasks = running.data / "tasks"
+
+    def kept() -> Path:
+        newest = max(os.listdir(tasks))  # ids are in the order of time
+        return tasks / newest / "files" / "content"
+
+    port = int(running.url.rpartition(":")[2])
+    processes = [psutil.Process(running.pid), running.fork_server]
+    return Contender(port, "POST", f"/{service}/start", processes, kept)
+
+
+@asynccontextmanager
+async def nginx(folder: Path) -> AsyncIterator[Contender | None]:
+    """Its module for PUT; None where it is not installed."""
+    if shutil.which("nginx") is None:
+        yield None
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (folder / "conf").write_text(_NGINX.format(folder, port))
+    process = await asyncio.create_subprocess_exec("nginx", "-c", str(folder / "conf"), stderr=subprocess.DEVNULL)
+    try:
+
+        async def listening() -> bool:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                return True
+            return False
+
+        await until(listening)
+        workers = psutil.Process(process.pid).children()
+        yield Contender(port, "PUT", "/file", workers, lambda: folder / "file")
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+@asynccontextmanager
+async def writer(folder: Path) -> AsyncIterator[Contender]:
+    """An aiohttp server that does nothing else."""
+    command = [sys.executable, str(HERE / "bench_writer.py"), str(folder)]
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None  # noqa: S101 -- for the type
+        port = int(await process.stdout.readline())
+        yield Contender(port, "PUT", "/file", [psutil.Process(process.pid)], lambda: folder / "file")
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def uploads() -> list[Row]:
+    """How fast a file gets in, and what it costs, beside nginx and the least that aiohttp can do."""
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        source = folder / "source"
+        source.write_bytes(os.urandom(SIZE))
+        fast = await stack.enter_async_context(server())
+        slow = await stack.enter_async_context(server(handlers="bench_handlers,without_splice"))
+        contenders: dict[str, Contender | None] = {
+            "nginx": await stack.enter_async_context(nginx(folder)),
+            "aiohttp": await stack.enter_async_context(writer(folder)),
+            "plain": ours(fast, "keep"),
+            "copied": ours(slow, "keep"),
+            "sha256": ours(fast, "upload"),
+        }
+        there = {name: one for name, one in contenders.items() if one is not None}
+        for turn in range(ROUNDS + 1):
+            for contender in there.values():
+                await contender.take(source)
+                if turn == 0:  # the first is for warming up
+                    contender.seconds.clear()
+                    contender.cpu.clear()
+    return _compared(there)
+
+
+def _compared(there: dict[str, Contender]) -> list[Row]:
+    load = f"load {os.getloadavg()[0]:.1f}"
+    peer, plain, copied, sha256 = there.get("nginx"), there["plain"], there["copied"], there["sha256"]
+
+    def figures(one: Contender) -> str:
+        return f"{one.gib_per_s:.2f} GiB/s, {one.cpu_per_gib:.2f} CPU s/GiB"
+
+    rows = []
+    if peer is None:
+        rows.append(
+            Row("upload, no digest", "≥ 100 % of nginx PUT", f"{figures(plain)}; nginx is not installed", False)
+        )
+    else:
+        speed, cost = plain.gib_per_s / peer.gib_per_s, plain.cpu_per_gib / peer.cpu_per_gib
+        measured = f"{speed:.0%} ({figures(plain)}; nginx {figures(peer)}; {load})"
+        rows += [
+            Row("upload, no digest, durable", "≥ 100 % of nginx PUT", measured, speed >= 1),
+            Row("its CPU", "≤ 80 % of nginx's", f"{cost:.0%}", cost <= 0.8),
+        ]
+    ratio = copied.gib_per_s / there["aiohttp"].gib_per_s
+    measured = f"{ratio:.0%} ({figures(copied)}; aiohttp {figures(there['aiohttp'])})"
+    rows.append(Row("the same, copied", "≥ 80 % of a bare aiohttp writer", measured, ratio >= 0.8))
+    rows.append(Row("upload with its SHA-256, durable", "reported", figures(sha256), True))
+    return rows
+
+
+async def upload_stops() -> list[Row]:
+    """From a pause to the answer that says so, while bytes come as fast as they can; its process is gone by then."""
+    latencies, memory = [], 0
+    async with server() as running:
+        source = running.data.parent / "holes"
+        source.touch()
+        os.truncate(source, 4 * GIB)
+        port = running.url.rpartition(":")[2]
+        for _ in range(50):
+            command = [sys.executable, str(HERE / "bench_client.py"), port, "POST", "/upload/start", str(source)]
+            client = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+            task = await _flowing(running, 64 << 20)
+            child = task["child"]["pid"]
+            memory = max(memory, private_bytes(child))
+            before = time.perf_counter()
+            answer = await running.verb(task["id"], "pause")
+            latencies.append((time.perf_counter() - before) * 1e3)
+            if answer.status != 200 or psutil.pid_exists(child):
+                raise AssertionError(answer.body)
+            await running.verb(task["id"], "terminate")
+            await client.communicate()
+    p50, p99 = percentiles(latencies)
+    measured = f"p50 {p50:.1f} ms, p99 {p99:.1f} ms (load {os.getloadavg()[0]:.1f})"
+    return [
+        Row("pause of an upload at full speed → durable, process gone", "p99 ≤ 50 ms", measured, p99 <= 50),
+        Row("private memory of its child", "≤ 15 MB", f"most {memory / 1e6:.1f} MB", memory <= 15e6),
+    ]
+
+
+async def _flowing(running: Server, upto: int) -> dict[str, dict[str, int] | str]:
+    """The newest upload, once so much of it is there."""
+    task: dict[str, dict[str, int] | str] = {}
+
+    async def there() -> bool:
+        nonlocal task
+        items = (await running.ask("GET", "/tasks?limit=1&status=running")).json["items"]
+        if not items:
+            return False
+        task = await running.task(items[0]["id"])
+        return bool(task["child"]) and ((task["progress"] or {"done": 0})["done"] >= upto)
+
+    await until(there)
+    return task
+
+
+async def upload_takeover() -> list[Row]:
+    """From a HEAD to its answer while an earlier request for the upload hangs; what it tells is then accepted."""
+    latencies = []
+    tus = {"Tus-Resumable": "1.0.0"}
+    async with server() as running:
+        host, _, port = running.url.removeprefix("http://").rpartition(":")
+        for _ in range(50):
+            size = 4 << 20
+            created = await running.ask("POST", "/upload/files", headers={**tus, "Upload-Length": str(size)})
+            path = created.headers["Location"].removeprefix(running.url)
+            _, hanging = await asyncio.open_connection(host, int(port))
+            lines = [f"PATCH {path} HTTP/1.1", "Host: localhost", "Tus-Resumable: 1.0.0", "Upload-Offset: 0"]
+            lines += ["Content-Type: application/offset+octet-stream", f"Content-Length: {size}", "", ""]
+            hanging.write("\r\n".join(lines).encode() + bytes(size // 2))
+            await _flowing(running, size // 2)
+            before = time.perf_counter()
+            head = await running.ask("HEAD", path, headers=tus)
+            latencies.append((time.perf_counter() - before) * 1e3)
+            offset = int(head.headers["Upload-Offset"])
+            headers = {**tus, "Upload-Offset": str(offset), "Content-Type": "application/offset+octet-stream"}
+            rest = await running.ask("PATCH", path, data=bytes(size - offset), headers=headers)
+            if rest.status != 204 or offset != size // 2:
+                raise AssertionError(rest.body)
+            hanging.transport.abort()
+    p50, p99 = percentiles(latencies)
+    measured = f"p50 {p50:.1f} ms, p99 {p99:.1f} ms"
+    return [Row("HEAD of an upload whose client hangs", "p99 ≤ 200 ms", measured, p99 <= 200)]
