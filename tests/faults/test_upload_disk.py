@@ -99,7 +99,7 @@ async def test_an_end_that_the_disk_has_lost(tmp_path: Path) -> None:
 
 async def test_a_slow_disk_stops_nobody_else(tmp_path: Path) -> None:
     """With more syncs to be done than there is time for, other tasks start and end as if there were none."""
-    async with serving(tmp_path, INTERMISSION_HANDLERS="toys,slow_disk") as server:
+    async with serving(tmp_path, INTERMISSION_HANDLERS="toys,slow_disk", INTERMISSION_MAX_RUNNING="16") as server:
         content = data(2 * MIB)
         uploads = [await begin(server, "/upload/start", length=len(content)) for _ in range(60)]
         for at in range(0, MIB, 65_536):
