@@ -216,8 +216,9 @@ class Server:
     def fork_server(self) -> psutil.Process:
         """The fork server."""
         for child in psutil.Process(self.pid).children():
-            if "intermission.supervisor.process.forkserver" in child.cmdline():
-                return child
+            with contextlib.suppress(psutil.Error):  # gone since
+                if "intermission.supervisor.process.forkserver" in child.cmdline():
+                    return child
         raise LookupError("no fork server")
 
     def descendants(self) -> list[psutil.Process]:

@@ -249,8 +249,11 @@ async def grown(server: Server, task_id: str) -> list[psutil.Process]:
     found: list[psutil.Process] = []
 
     async def stands() -> bool:
-        found[:] = [one for one in server.descendants() if one.status() != psutil.STATUS_ZOMBIE]
-        sessions = {os.getsid(one.pid) for one in found}
+        try:
+            found[:] = [one for one in server.descendants() if one.status() != psutil.STATUS_ZOMBIE]
+            sessions = {os.getsid(one.pid) for one in found}
+        except (psutil.Error, ProcessLookupError):  # one that only makes others has gone between the two looks
+            return False
         # The daemon stands when who made its session has gone; before, that one would be taken for it.
         orphaned = sessions - {one.pid for one in found}
         return len(found) == 5 and len(sessions) == 3 and len(orphaned) == 1 and any(map(_ignores_sigterm, found))

@@ -48,7 +48,10 @@ async def test_it_reaps_what_others_orphan(tmp_path: Path) -> None:
         inside(init, "setsid sleep 600 &")
 
         async def reaped() -> bool:
-            return sorted(child.name() for child in init.children()) == sorted([fork_server.name(), "sleep"])
+            try:
+                return sorted(child.name() for child in init.children()) == sorted([fork_server.name(), "sleep"])
+            except psutil.NoSuchProcess:  # reaped between the two looks
+                return False
 
         await until(reaped, what=lambda: str(init.children(recursive=True)))
         task_id = await server.launch("steps", {"steps": 20, "delay_s": 0})
