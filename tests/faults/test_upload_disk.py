@@ -111,8 +111,7 @@ async def test_a_slow_disk_stops_nobody_else(tmp_path: Path) -> None:
             await server.until(task_id, lambda task: task["child"] or task["status"] == "completed")
             waited.append(time.monotonic() - begun)
             await asyncio.gather(*(sending.send(content[sending.sent : sending.sent + 65_536]) for sending in uploads))
-        # Behind all the others it would take at least five times as long.
-        assert sorted(waited)[5] < 4 * SYNC_S, waited
+        assert sorted(waited)[5] < SYNC_S, waited
         await asyncio.gather(*(sending.send(content[sending.sent :]) for sending in uploads))
         answers = await asyncio.gather(*(sending.answer(within_s=50) for sending in uploads))
         assert {answer.json["result"]["sha256"] for answer in answers} == {sha256(content)}
