@@ -28,7 +28,7 @@ from intermission.supervisor.process.generation import Generation, OccupiedError
 from intermission.supervisor.process.launcher import LaunchError
 from intermission.supervisor.process.local import LocalLauncher
 from intermission.supervisor.routes.application import make_app
-from intermission.supervisor.routes.streams import LIMITS
+from intermission.supervisor.routes.delivery import LIMITS
 
 _OLDEST_KERNEL: Final = (5, 4)
 _FDS_PER_CHILD: Final = 4

@@ -9,13 +9,13 @@ from intermission.supervisor.core import Supervisor
 from intermission.supervisor.routes import (
     auth,
     cors,
+    delivery,
     docs,
     events,
     extract,
     files,
     ops,
     services,
-    streams,
     tap,
     tasks,
     team,
@@ -37,7 +37,7 @@ def make_app(supervisor: Supervisor, config: Config) -> web.Application:
     before = [answer_problems, cors.answer_preflights, guard(identify)]
     app = web.Application(middlewares=before, client_max_size=MAX_BODY_BYTES)
     app[SUPERVISOR] = supervisor
-    app[streams.LIMITS] = streams.Limits(config.max_upload_bytes, config.upload_idle_s, tap.works())
+    app[delivery.LIMITS] = delivery.Limits(config.max_upload_bytes, config.upload_idle_s, tap.works())
     app[cors.ORIGINS] = frozenset(config.cors_origins)
     app.on_response_prepare.append(cors.expose)
     for room in ROOMS:

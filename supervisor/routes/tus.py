@@ -25,7 +25,7 @@ from intermission.state.status import RESTING, Reason, Status
 from intermission.supervisor.core import Delivery, agreed_length, announced, received
 from intermission.supervisor.errors import ConflictError, GoneError, HeldError, OffsetError, UnknownTaskError
 from intermission.supervisor.inputs import UPLOAD
-from intermission.supervisor.routes import requests, streams
+from intermission.supervisor.routes import bodies, delivery, requests
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.operation import Operation
@@ -136,7 +136,7 @@ def _check(request: web.Request) -> None:
 @Operation(answers={204: None}, sends=("Tus-Version", "Tus-Extension", "Tus-Checksum-Algorithm", "Tus-Max-Size"))
 async def options(request: web.Request) -> web.StreamResponse:
     """Tell which version and extensions of tus there are."""
-    most = request.app[streams.LIMITS].max_bytes
+    most = request.app[delivery.LIMITS].max_bytes
     headers = {
         "Tus-Version": VERSION,
         "Tus-Extension": ",".join(_EXTENSIONS),
@@ -163,35 +163,35 @@ async def create(request: web.Request) -> web.StreamResponse:
         return await _join(request, concat)
     if concat not in {None, "partial"}:
         raise _malformed_concat()
-    size, deferred = streams.count(request, "Upload-Length"), _is_deferred(request)
+    size, deferred = bodies.count(request, "Upload-Length"), _is_deferred(request)
     if (size is None) is not deferred:
         detail = "say how long the data is with Upload-Length, or with Upload-Defer-Length: 1 that you will"
         raise Problem(400, "length", detail)
-    bytes_come = streams.has_body(request)
+    bytes_come = bodies.has_body(request)
     if bytes_come:
         _check_media(request)
     checksum, info = _checksum(request), {**_described(request), "size_bytes": size, "concat": concat}
-    await streams.check_size(request, size, streams.body_length(request))
+    await delivery.check_size(request, size, bodies.body_length(request))
     fresh = (await request.app[SUPERVISOR].start(UPLOAD, info, request[CALLER].user)).task
     location = {"Location": _location(request, fresh.id)}
     if not bytes_come and size != 0:
         return _answer(fresh, 201, location)
-    brought = await streams.deliver(request, fresh, Delivery(checksum=checksum), size, open_ended=deferred)
+    brought = await delivery.deliver(request, fresh, Delivery(checksum=checksum), size, open_ended=deferred)
     if brought.task.error is not None and brought.task.error.type == CHECKSUM_MISMATCH:
-        await streams.discard(request, fresh)  # a client that is refused does not expect that something is left
+        await delivery.discard(request, fresh)  # a client that is refused does not expect that something is left
         raise Problem(460, "checksum-mismatch", "nothing is kept, for the checksum is not what was announced")
     return _told(brought, 201, location)
 
 
 async def _join(request: web.Request, concat: str) -> web.StreamResponse:
     """Create an upload that is made of parts. Raises `Problem` (400, 413, 507)."""
-    if any(name in request.headers for name in _LENGTHS) or streams.has_body(request):
+    if any(name in request.headers for name in _LENGTHS) or bodies.has_body(request):
         raise Problem(400, "length", "what is made of parts has their length: send neither one nor a body")
     parts = [await _part(request, url) for url in concat.removeprefix(_FINAL).split(" ") if url]
     if not parts:
         raise _malformed_concat()
     size = sum(received(part) for part in parts)
-    await streams.check_size(request, size, None)
+    await delivery.check_size(request, size, None)
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
     info = {**_described(request), "size_bytes": size, "concat": concat, "parts": [f"upload:{p.id}" for p in parts]}
     fresh = (await supervisor.start(UPLOAD, info, caller.user)).task
@@ -245,7 +245,7 @@ async def head(request: web.Request, task: Task) -> web.StreamResponse:
 async def patch(request: web.Request, task: Task) -> web.StreamResponse:
     """Go on with an upload: the body, from Upload-Offset on; a request that still brings it bytes is stopped."""
     _check_media(request)
-    offset, length = streams.count(request, "Upload-Offset"), streams.count(request, "Upload-Length")
+    offset, length = bodies.count(request, "Upload-Offset"), bodies.count(request, "Upload-Length")
     checksum = _checksum(request)
     if offset is None:
         raise Problem(400, "offset-required", "say with Upload-Offset at which byte of the data this body begins")
@@ -255,13 +255,13 @@ async def patch(request: web.Request, task: Task) -> web.StreamResponse:
     if offset != (place := received(task)):
         raise OffsetError(task, place)
     size = agreed_length(task, length)
-    await streams.check_size(request, size, streams.body_length(request), offset, task.id)
+    await delivery.check_size(request, size, bodies.body_length(request), offset, task.id)
     if task.status is Status.COMPLETED:
-        if streams.has_body(request):
+        if bodies.has_body(request):
             raise Problem(413, "too-long", "the data is complete: there is nothing to be added")
         return _answer(task, 204)
-    delivery = Delivery(offset=offset, length=length, checksum=checksum, lifts=False)
-    return _told(await streams.deliver(request, task, delivery, size, open_ended=size is None), 204, {})
+    bringing = Delivery(offset=offset, length=length, checksum=checksum, lifts=False)
+    return _told(await delivery.deliver(request, task, bringing, size, open_ended=size is None), 204, {})
 
 
 @_of_upload
@@ -333,7 +333,7 @@ def _is_deferred(request: web.Request) -> bool:
 def _check_media(request: web.Request) -> None:
     if request.content_type != MEDIA_TYPE:
         raise Problem(415, "unsupported-media-type", f"the bytes of an upload must come as {MEDIA_TYPE}")
-    streams.check_encoding(request)
+    bodies.check_encoding(request)
 
 
 def _checksum(request: web.Request) -> tuple[str, bytes] | None:
@@ -390,14 +390,14 @@ def _location(request: web.Request, task_id: str) -> str:
     return path if is_proxied else f"{request.url.origin()}{path}"
 
 
-def _told(brought: streams.Brought, status: int, headers: dict[str, str]) -> web.StreamResponse:
+def _told(brought: delivery.Brought, status: int, headers: dict[str, str]) -> web.StreamResponse:
     """What a task that has come to this is answered with. Raises `Problem` where not all of the body was taken."""
     task = brought.task
     if task.is_held and task.status is Status.PAUSED:
         raise HeldError(task, received(task))
     if task.status is Status.COMPLETED or task.reason is Reason.AWAITING_DATA:
         return _answer(task, status, headers)
-    problem = streams.cut_short(brought)
+    problem = delivery.cut_short(brought)
     problem.headers = {**problem.headers, **headers, **_expiry(task)}
     raise problem
 

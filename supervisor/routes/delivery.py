@@ -1,0 +1,178 @@
+"""The way of a request's body to the child of a stream service's task.
+
+It goes into the child's pipe, past us where a `Tap` can be put on it and otherwise block by block, so a child that
+writes slowly slows the client. However it ends, what it came to says how far the data is durable.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from aiohttp import web
+
+from intermission.handlers.digest import CHECKSUM_MISMATCH
+from intermission.state.models import Task, Tombstone
+from intermission.state.status import Reason, Status
+from intermission.supervisor.attempt import Attempt
+from intermission.supervisor.core import Delivery, received
+from intermission.supervisor.errors import GoneError
+from intermission.supervisor.routes import requests
+from intermission.supervisor.routes.answers import SUPERVISOR
+from intermission.supervisor.routes.bodies import body_length
+from intermission.supervisor.routes.guard import CALLER
+from intermission.supervisor.routes.problems import Problem
+from intermission.supervisor.routes.tap import Tap
+
+_ENDS_WITHIN_S: Final = 15.0
+"""More than a pause's grace and the end of a tree; what is not so by then is answered as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one upload may do."""
+
+    max_bytes: int | None
+    idle_s: float
+    fast: bool
+    """Whether bodies may go past us, inside the kernel."""
+
+
+LIMITS: Final = web.AppKey("limits", Limits)
+
+
+class End(Enum):
+    """How a body ended."""
+
+    WHOLE = auto()
+    PARTIAL = auto()
+    BROKEN = auto()
+    IDLE = auto()
+    TOO_LONG = auto()
+    TAKEN_OVER = auto()
+
+
+async def check_size(
+    request: web.Request, size: int | None, body: int | None, offset: int = 0, task_id: str | None = None
+) -> None:
+    """Refuse what cannot fit before a byte of it is taken. Raises `Problem` (413, 507)."""
+    supervisor, most = request.app[SUPERVISOR], request.app[LIMITS].max_bytes
+    end = offset + (body or 0)
+    if size is not None and end > size:
+        detail = f"the data has {size} bytes in all, and this body would end at byte {end}: send the rest, no more"
+        raise Problem(413, "too-long", detail, headers={"Upload-Length": str(size)})
+    if most is not None and max(end, size or 0) > most:
+        raise Problem(413, "too-large", f"at most {most} bytes are taken, and this would be {max(end, size or 0)}")
+    free = await asyncio.to_thread(supervisor.places.room, task_id)
+    if (wanted := (end if size is None else size) - offset) > free:
+        raise Problem(507, "no-space", f"there is no space for {wanted} bytes: {free} are left; try again later")
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What a task has come to by the body that was for it, and how that ended."""
+
+    task: Task
+    end: End
+
+
+async def deliver(
+    request: web.Request, task: Task, delivery: Delivery, size: int | None, *, open_ended: bool = False
+) -> Brought:
+    """Have the body go to a child until either ends; what it came to.
+
+    ``size`` is that of the whole data. Without one the end of the body is that of the data, unless it is
+    ``open_ended``. Raises as `Supervisor.connect`, and `GoneError`.
+    """
+    supervisor, caller = request.app[SUPERVISOR], request[CALLER]
+    attempt = await supervisor.connect(task.id, caller.scope, caller.user, delivery)
+    left = None if size is None else size - delivery.offset
+    pump = asyncio.create_task(_pump(request, attempt, left, delivery.offset, open_ended=open_ended))
+    settled = asyncio.create_task(attempt.settled.wait())
+    try:
+        await asyncio.wait({pump, settled}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({settled}, timeout=_ENDS_WITHIN_S)
+    finally:
+        # Whatever ended the request, its child must hear that nothing more comes.
+        attempt.end_body(Reason.DISCONNECTED)
+        pump.cancel()
+        settled.cancel()
+        await asyncio.wait({pump, settled})
+    end = End.BROKEN if pump.cancelled() else pump.result()
+    if attempt.outcome is not None:  # not as it is by now: another request may be bringing more already
+        return Brought(attempt.outcome, End.TAKEN_OVER if attempt.handed_over else end)
+    found = await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _ENDS_WITHIN_S)
+    if isinstance(found, Tombstone):
+        raise GoneError(found)
+    return Brought(found, end)
+
+
+async def _pump(request: web.Request, attempt: Attempt, left: int | None, offset: int, *, open_ended: bool) -> End:
+    """Have the body go into the pipe; how it ended."""
+    limits = request.app[LIMITS]
+    bound = left if left is not None or limits.max_bytes is None else limits.max_bytes - offset
+    known = (body_length(request) or 0) if limits.fast else 0
+    tap, fast = Tap(request), known if bound is None else min(known, bound)
+    taken, end = 0, End.BROKEN
+    try:
+        await requests.go_on(request)
+        while True:
+            block = request.content.read_nowait()
+            if not block:
+                taken += await tap.flow(attempt, fast - taken)
+                async with asyncio.timeout(limits.idle_s):
+                    block = await request.content.readany()
+            if not block:
+                end = End.WHOLE if taken == left or (left is None and not open_ended) else End.PARTIAL
+                break
+            if bound is not None and taken + len(block) > bound:
+                await attempt.write(block[: bound - taken])
+                end = End.TOO_LONG
+                break
+            await attempt.write(block)
+            taken += len(block)
+    except TimeoutError:
+        end = End.IDLE
+    except (ConnectionError, web.RequestPayloadError):  # the client went away, or the child did
+        end = End.BROKEN
+    attempt.end_body({End.WHOLE: None, End.PARTIAL: Reason.AWAITING_DATA}.get(end, Reason.DISCONNECTED))
+    return end
+
+
+def cut_short(brought: Brought) -> Problem:
+    """What a request is answered with whose data was not taken to its end; what is durable is kept."""
+    task, end = brought.task, brought.end
+    match task.status, task.reason:
+        case Status.FAILED, _:
+            said = task.error.message if task.error else "the data cannot be used"
+            return Problem(422, "failed", said, {"id": task.id, "task_status": task.status, "allowed": task.allowed})
+        case Status.PAUSED, Reason.NO_SPACE:
+            told = (507, "no-space", "there is no space left")
+        case _ if task.error is not None and task.error.type == CHECKSUM_MISMATCH:
+            told = (
+                460,
+                "checksum-mismatch",
+                "nothing of this body is kept, for its checksum is not what was announced",
+            )
+        case _ if end is End.TAKEN_OVER:
+            told = (409, "taken-over", "another request for this upload has taken the place of this one")
+        case _ if end is End.IDLE:
+            told = (408, "idle", "nothing came for too long")
+        case _ if end is End.TOO_LONG:
+            told = (413, "too-long", "the body is longer than it may be")
+        case _:
+            told = (503, "interrupted", "the data could not be taken to its end")
+    offset = received(task)
+    return Problem(
+        *told[:2],
+        f"{told[2]}; {offset} bytes are kept: resume with Upload-Offset: {offset} and the bytes from there",
+        {"id": task.id, "task_status": task.status, "allowed": task.allowed, "offset": offset},
+        {"Upload-Offset": str(offset)},
+    )
+
+
+async def discard(request: web.Request, task: Task) -> None:
+    """Have nothing of it be kept."""
+    supervisor, caller = request.app[SUPERVISOR], request[CALLER]
+    await supervisor.terminate(task.id, caller.scope, by=caller.user)
+    await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _ENDS_WITHIN_S)
