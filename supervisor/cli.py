@@ -27,6 +27,12 @@ _FLAGS: Final = (
         "none",
         "Origins whose pages may upload, like https://example.org, separated by commas.",
     ),
+    (
+        "trusted-proxies",
+        "NETWORKS",
+        "none",
+        "Proxies that are believed about the address clients see: IP addresses or networks, separated by commas.",
+    ),
     ("handlers", "MODULES", "none", "Python modules with handlers of your own, separated by commas."),
     ("drain-s", "SECONDS", "8", "How long running tasks may take to save their place when the server stops."),
     ("retention-days", "DAYS", "30", "How long completed and failed tasks are kept, with their files and logs."),

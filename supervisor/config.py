@@ -121,6 +121,10 @@ def _origin(value: str) -> str:
     return value
 
 
+def _network(value: str) -> str:
+    return str(ipaddress.ip_network(value))
+
+
 def _module(value: str) -> str:
     if not all(part.isidentifier() and not keyword.iskeyword(part) for part in value.split(".")):
         raise ValueError
@@ -171,6 +175,10 @@ class Config(BaseModel):
     cors_origins: Annotated[
         tuple[Annotated[str, BeforeValidator(_lower), AfterValidator(_origin)], ...], BeforeValidator(_split)
     ] = Field(default=(), description="origins like https://example.org or http://localhost:3000, separated by commas")
+    trusted_proxies: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_split)] = Field(
+        default=(), description="IP addresses or networks like 10.0.0.0/8, separated by commas"
+    )
+    """Who is believed when it says under which address a client sees us."""
     handlers: Annotated[tuple[Annotated[str, AfterValidator(_module)], ...], BeforeValidator(_split)] = Field(
         default=(), description="names of Python modules, separated by commas"
     )

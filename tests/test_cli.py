@@ -95,6 +95,7 @@ def test_config_prints_what_is_in_force_and_why(tmp_path: Path) -> None:
         "INTERMISSION_UPLOAD_IDLE_S=60.0": "default",
         "INTERMISSION_UPLOAD_EXPIRES_DAYS=7.0": "default",
         "INTERMISSION_CORS_ORIGINS=''": "default",
+        "INTERMISSION_TRUSTED_PROXIES=''": "default",
         "INTERMISSION_HANDLERS=acme.tasks,other": "environment INTERMISSION_HANDLERS",
         "INTERMISSION_DRAIN_S=8.0": "default",
         "INTERMISSION_RETENTION_DAYS=30.0": "default",

@@ -1,5 +1,6 @@
 """The aiohttp application: every route and what stands before them."""
 
+import ipaddress
 from typing import Final
 
 from aiohttp import web
@@ -15,6 +16,7 @@ from intermission.supervisor.routes import (
     extract,
     files,
     ops,
+    proxies,
     services,
     tap,
     tasks,
@@ -39,6 +41,7 @@ def make_app(supervisor: Supervisor, config: Config) -> web.Application:
     app[SUPERVISOR] = supervisor
     app[delivery.LIMITS] = delivery.Limits(config.max_upload_bytes, config.upload_idle_s, tap.works())
     app[cors.ORIGINS] = frozenset(config.cors_origins)
+    app[proxies.TRUSTED] = tuple(ipaddress.ip_network(text) for text in config.trusted_proxies)
     app.on_response_prepare.append(cors.expose)
     for room in ROOMS:
         room.add(app)

@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from intermission.supervisor.config import is_loopback
+from intermission.supervisor.routes import proxies
 from intermission.supervisor.routes.cors import admitted
 from intermission.supervisor.routes.problems import Problem
 
@@ -51,7 +52,8 @@ def local_only(request: web.Request) -> Caller:
     if not is_loopback(_name(host)):
         raise Problem(403, "foreign-host", f"{host[:100]!r} is not this machine: use 127.0.0.1, [::1] or localhost")
     origin = request.headers.get("Origin")
-    if origin is not None and origin.lower() != f"{request.scheme}://{host.lower()}" and admitted(request) is None:
+    ours = {f"{request.scheme}://{host.lower()}", proxies.origin(request)}
+    if origin is not None and origin.lower() not in ours and admitted(request) is None:
         raise Problem(403, "foreign-origin", "requests from other origins' pages are refused")
     return LOCAL
 

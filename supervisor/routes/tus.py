@@ -14,7 +14,7 @@ from email.utils import formatdate
 from typing import Annotated, Any, Final, Literal, Required
 from urllib.parse import urlsplit
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 from pydantic import Field
 from typing_extensions import TypedDict
 
@@ -25,7 +25,7 @@ from intermission.state.status import RESTING, Reason, Status
 from intermission.supervisor.core import Delivery, agreed_length, announced, received
 from intermission.supervisor.errors import ConflictError, GoneError, HeldError, OffsetError, UnknownTaskError
 from intermission.supervisor.inputs import UPLOAD
-from intermission.supervisor.routes import bodies, delivery, requests
+from intermission.supervisor.routes import bodies, delivery, proxies, requests
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.operation import Operation
@@ -47,7 +47,6 @@ _FINAL: Final = "final;"
 _ONE: Final = re.compile(rf"{PATH}/({ID_PATTERN})")
 _KEY: Final = re.compile(r"[!-+\--~]+")
 _MEDIA: Final = re.compile(r"[\w.+-]{1,127}/[\w.+-]{1,127}", re.ASCII)
-_PROXY: Final = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
 
 _SENDS: Final = (
     "Upload-Offset",
@@ -208,7 +207,12 @@ async def _part(request: web.Request, text: str) -> Task:
     except ValueError:
         raise _malformed_concat() from None
     match = _ONE.fullmatch(url.path)
-    if match is None or url.query or url.fragment or url.netloc not in {"", request.host}:
+    if (
+        match is None
+        or url.query
+        or url.fragment
+        or url.netloc not in {"", request.host, urlsplit(proxies.origin(request) or "").netloc}
+    ):
         raise _malformed_concat()
     try:
         task = await request.app[SUPERVISOR].of_service(UPLOAD, match[1], request[CALLER].scope)
@@ -384,10 +388,8 @@ def _base64(text: str) -> bytes | None:
 
 
 def _location(request: web.Request, task_id: str) -> str:
-    """Where it is. Relative, which is right behind any proxy, if one can be seen; else absolute, for some need that."""
-    path = f"{PATH}/{task_id}"
-    is_proxied = request.version < HttpVersion11 or any(name in request.headers for name in _PROXY)
-    return path if is_proxied else f"{request.url.origin()}{path}"
+    """Where it is. Absolute, for some clients need that; relative, which is right behind any proxy, for want of it."""
+    return f"{proxies.origin(request) or ''}{PATH}/{task_id}"
 
 
 def _told(brought: delivery.Brought, status: int, headers: dict[str, str]) -> web.StreamResponse:
