@@ -15,6 +15,7 @@ from statistics import median
 
 import aiohttp
 import psutil
+from bench_crowds import upload_beside, upload_crowd
 from bench_tools import Row, cpu_s, percentiles, private_bytes, server
 from bench_uploads import upload_stops, upload_takeover, uploads
 from harness import Server, until
@@ -201,6 +202,8 @@ ROWS: dict[str, Callable[[], Awaitable[list[Row]]]] = {
     "uploads": uploads,
     "upload_stops": upload_stops,
     "upload_takeover": upload_takeover,
+    "upload_beside": upload_beside,
+    "upload_crowd": upload_crowd,
 }
 
 

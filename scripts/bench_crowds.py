@@ -1,0 +1,118 @@
+"""Many uploads at once: how one that is fast fares beside slow ones, and what a thousand cost that are open."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from statistics import median
+
+import aiohttp
+import psutil
+from bench_tools import HERE, Row, cpu_s, percentiles, private_bytes, server
+from bench_uploads import GIB, send
+from harness import Server, until
+
+SLOW = 200
+RATE = 1_000_000
+OPEN = 1000
+
+
+@asynccontextmanager
+async def watched(running: Server) -> AsyncIterator[list[float]]:
+    """Somebody who asks for the server's health meanwhile; how many milliseconds each answer took."""
+    latencies: list[float] = []
+
+    async def watch() -> None:
+        async with aiohttp.ClientSession() as session:
+            while True:
+                before = time.perf_counter()
+                async with session.get(f"{running.url}/health") as response:
+                    await response.read()
+                latencies.append((time.perf_counter() - before) * 1e3)
+                await asyncio.sleep(0.01)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield latencies
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+
+
+async def upload_beside() -> list[Row]:
+    """A file at full speed, alone and beside 200 others that come at 1 MB/s each; all are compared by their SHA-256."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "source"
+        source.write_bytes(os.urandom(GIB // 2))
+        async with server() as running:
+            port = int(running.url.rpartition(":")[2])
+            alone = [await send(port, "POST", "/upload/start", source) for _ in range(4)][1:]
+            command = [sys.executable, str(HERE / "bench_slow.py"), str(port), str(SLOW), str(RATE), "20"]
+            others = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+            await until(lambda: _flowing(running, SLOW), 20)
+            async with watched(running) as latencies:
+                beside = [await send(port, "POST", "/upload/start", source) for _ in range(3)]
+            identical, _ = await others.communicate()
+            if int(identical) != SLOW:
+                raise AssertionError(f"{identical!r} of {SLOW} slow uploads ended identical")
+    more = median(beside) / median(alone) - 1
+    _, p99 = percentiles(latencies)
+    speeds = f"{GIB / 2 / GIB / median(alone):.2f} → {GIB / 2 / GIB / median(beside):.2f} GiB/s"
+    return [
+        Row(f"a fast upload beside {SLOW} at 1 MB/s", "≤ 25 % slower", f"{more:.0%} ({speeds})", more <= 0.25),
+        Row("`/health` meanwhile", "p99 ≤ 20 ms", f"p99 {p99:.1f} ms", p99 <= 20),
+    ]
+
+
+async def _flowing(running: Server, count: int) -> bool:
+    return len(running.descendants()) >= count
+
+
+async def upload_crowd() -> list[Row]:
+    """A thousand uploads open at once, each half there; then the other halves, and all are compared."""
+    content = os.urandom(200_000)
+    digest = hashlib.sha256(content).hexdigest()
+    half = len(content) // 2
+    head = f"POST /upload/start HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+    async with server() as running:
+        host, _, port = running.url.removeprefix("http://").rpartition(":")
+        supervisor = psutil.Process(running.pid)
+        before = private_bytes(running.pid)
+        opened = await asyncio.gather(*(asyncio.open_connection(host, int(port)) for _ in range(OPEN)))
+        begun = time.perf_counter()
+        for _, writer in opened:
+            writer.write(head + content[:half])
+        await until(lambda: _flowing(running, OPEN), 60)
+        took_s = time.perf_counter() - begun
+        await asyncio.sleep(5)
+        async with watched(running) as latencies:
+            used = cpu_s(supervisor)
+            await asyncio.sleep(5)
+            share = (cpu_s(supervisor) - used) / 5
+        more = (private_bytes(running.pid) - before) / OPEN
+        private = [private_bytes(child.pid) for child in running.descendants()]
+        for _, writer in opened:
+            writer.write(content[half:])
+        answers = await asyncio.gather(*(reader.readuntil(b"}") for reader, _ in opened))
+        rest = await asyncio.gather(*(reader.read(65_536) for reader, _ in opened))
+        for _, writer in opened:
+            writer.close()
+        exact = sum(digest.encode() in first + second for first, second in zip(answers, rest, strict=True))
+        if exact != OPEN:
+            raise AssertionError(f"{exact} of {OPEN} ended identical")
+    _, p99 = percentiles(latencies)
+    measured = f"child median {median(private) / 1e6:.1f}, most {max(private) / 1e6:.1f} MB; server {more / 1e3:.0f} KB"
+    return [
+        Row(f"{OPEN:,} uploads open: private memory of each", "≤ 15 MB", measured, max(private) <= 15e6),
+        Row("until all of them are under way", "reported", f"{took_s:.1f} s", True),
+        Row("the server's CPU while they hang, with `/health` asked", "reported", f"{share:.1%} of a core", True),
+        Row("`/health` meanwhile", "p99 ≤ 20 ms", f"p99 {p99:.1f} ms", p99 <= 20),
+    ]
