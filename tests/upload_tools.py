@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import io
+import mmap
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ def data(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def sha256(content: bytes) -> str:
+def sha256(content: bytes | mmap.mmap) -> str:
     """In hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
