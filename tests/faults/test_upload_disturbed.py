@@ -6,6 +6,7 @@ import mmap
 import os
 import random
 import signal
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -161,10 +162,10 @@ class Disturber:
 
 
 def content(folder: Path, size: int, chance: random.Random) -> mmap.mmap | bytes:
-    """Bytes in which no part is like another, on disk: several of them may be larger than memory."""
+    """Bytes in which no part is like another, in a file without a name: together they may be larger than memory."""
     if not size:
         return b""
-    with (folder / "source").open("w+b") as file:
+    with tempfile.TemporaryFile(dir=folder) as file:
         for at in range(0, size, 16 * MIB):
             file.write(chance.randbytes(min(16 * MIB, size - at)))
         file.flush()
