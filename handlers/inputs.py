@@ -51,6 +51,7 @@ class Upload:
     filename: str | None
     """As the client said it: data, never a path."""
     media_type: str
+    """What its bytes are, whatever the client said of them."""
     size_bytes: int
     sha256: str
     """Lower-case hexadecimal."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from intermission.handlers import digest
+from intermission.handlers import digest, media
 from intermission.handlers.base import Fatal, Output, Task, handler
 from intermission.handlers.body import BodyInfo
 from intermission.handlers.inputs import CONTENT
@@ -51,6 +51,7 @@ class Result:
     size_bytes: int
     sha256: str
     media_type: str
+    """What its bytes are, whatever was said of them."""
 
 
 @handler("upload", stream=True)
@@ -71,7 +72,8 @@ def upload(task: Task[BodyInfo, State]) -> Result:
     found = sha256.hexdigest()
     if params.sha256 not in {None, found}:
         raise DigestMismatch(f"the body has the SHA-256 {found}, not {params.sha256} as it was announced")
-    return Result(params.filename, state.received, found, params.media_type)
+    out.flush()
+    return Result(params.filename, state.received, found, media.found(out.path, params.media_type))
 
 
 def _check_tail(path: Path, state: State) -> None:

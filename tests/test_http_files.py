@@ -204,6 +204,7 @@ async def test_how_a_file_is_sent(server: Server, name: str, media_type: str) ->
     assert answer.headers["Content-Type"] == media_type
     assert answer.headers["Content-Disposition"] == f"attachment; filename*=UTF-8''{name}"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
     assert answer.headers["Accept-Ranges"] == "bytes"
     assert answer.headers["Cache-Control"] == "no-cache"
     assert "Content-Encoding" not in answer.headers

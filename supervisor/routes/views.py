@@ -11,7 +11,9 @@ from urllib.parse import quote
 
 import msgspec
 
+from intermission.handlers import media
 from intermission.handlers.base import Retry
+from intermission.handlers.inputs import CONTENT
 from intermission.handlers.registry import AnyHandler
 from intermission.state.models import (
     Attempt,
@@ -23,6 +25,7 @@ from intermission.state.models import (
     Task,
     Tombstone,
 )
+from intermission.supervisor.inputs import UPLOAD
 from intermission.supervisor.routes import shapes
 from intermission.supervisor.usage import ChildView
 
@@ -40,7 +43,7 @@ def task(of: Task, child: ChildView | None) -> shapes.Task:
         "retry": None if of.retry is None else Retry(of.retry.errors, of.retry.base_s, of.retry.cap_s),
         "result": None if of.result is None else stored(of.result),
         "child": None if child is None else _child(child),
-        "files": [] if checkpoint is None else _files(of.id, checkpoint.outputs),
+        "files": [] if checkpoint is None else _files(of, checkpoint.outputs),
     }
 
 
@@ -171,8 +174,10 @@ def stored(text: str) -> msgspec.Raw:
     return msgspec.Raw(text)
 
 
-def media_type(name: str) -> str:
-    """What a file's name says that it is; of a packed one, how it is packed."""
+def media_type(of: Task, name: str) -> str:
+    """What an upload's bytes were found to be; of any other file what its name says, or how it is packed."""
+    if of.service == UPLOAD and name == CONTENT:
+        return media.inert("" if of.result is None else json.loads(of.result)["media_type"])
     kind, packing = mimetypes.guess_type(name)
     kind = _OURS.get(name.rpartition(".")[2], kind)
     if packing is not None:
@@ -217,13 +222,13 @@ def _child(of: ChildView) -> shapes.Child:
     }
 
 
-def _files(task_id: str, outputs: Mapping[str, int]) -> list[shapes.File]:
+def _files(of: Task, outputs: Mapping[str, int]) -> list[shapes.File]:
     return [
         {
             "name": name,
             "size_bytes": size,
-            "media_type": media_type(name),
-            "href": f"/tasks/{task_id}/files/{quote(name)}",
+            "media_type": media_type(of, name),
+            "href": f"/tasks/{of.id}/files/{quote(name)}",
         }
         for name, size in sorted(outputs.items())
     ]

@@ -124,7 +124,7 @@ async def test_33_values_may_be_empty(server: Server, given: str) -> None:
         ({"filename": "../../etc/passwd", "filetype": "text/plain"}, "../../etc/passwd", "text/plain"),
         ({"filename": "a\r\nX-Evil: y", "filetype": "a/b\r\nX-Evil: y"}, "a\r\nX-Evil: y", "application/octet-stream"),
         ({"filename": "nul\0.txt", "filetype": "none"}, "nul\0.txt", "application/octet-stream"),
-        ({"filename": "\u202egpj.exe", "type": "image/png"}, "\u202egpj.exe", "image/png"),
+        ({"filename": "\u202egpj.exe", "type": "image/png"}, "\u202egpj.exe", "application/octet-stream"),
         ({"name": "only a name"}, "only a name", "application/octet-stream"),
         ({"filename": b"\xff\xfe", "name": "second"}, "\ufffd\ufffd", "application/octet-stream"),
         ({"filename": "n" * 4000}, "n" * 4000, "application/octet-stream"),
