@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from intermission.handlers.digest import Algorithm
 from intermission.handlers.inputs import UploadRef
 
 MAX_SIZE: int = 2**63 - 1
@@ -21,6 +22,10 @@ class BodyInfo:
     """None: known when the last byte is there."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """What the client says that it is, in hexadecimal: to be checked."""
+    crc32c: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")] | None = None
+    """The same by another algorithm."""
+    digests: list[Algorithm] = field(default_factory=lambda: ["sha-256"])
+    """What is to be computed."""
     metadata: Annotated[str, Field(max_length=16_384)] | None = None
     """What a tus client says beside that, exactly as it was sent."""
     concat: Annotated[str, Field(max_length=16_384)] | None = None

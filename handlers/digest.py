@@ -1,7 +1,8 @@
-"""SHA-256 that goes on in another process: its state is text, small enough for every checkpoint.
+"""Digests that go on in another process: their state is text, small enough for every checkpoint.
 
-`hashlib` objects cannot be saved. libcrypto's own functions work on a plain struct of 112 bytes, at the same speed;
-they are deprecated there, so they are tried once before they are trusted. Without them the bytes are read again.
+CRC-32C is its own state. Of SHA-256, `hashlib` objects cannot be saved. libcrypto's own functions work on a plain
+struct of 112 bytes, at the same speed; they are deprecated there, so they are tried once before they are trusted.
+Without them the bytes are read again.
 """
 
 import _hashlib
@@ -9,10 +10,14 @@ import base64
 import ctypes
 import hashlib
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
-CHECKSUMS: Final = {"sha1": 20, "sha256": 32, "md5": 16}
-"""What the body of one request can be checked with, and how many bytes each gives."""
+import crc32c
+
+Algorithm = Literal["sha-256", "crc32c"]
+"""What the whole can be digested with, as RFC 9530 names it."""
+CHECKSUMS: Final = {"sha1": 20, "sha256": 32, "crc32c": 4, "md5": 16}
+"""What tus can check the body of one request with, and how many bytes each gives."""
 CHECKSUM_MISMATCH: Final = "ChecksumMismatch"
 """The type of the error of a body that was not what it was announced to be."""
 _CONTEXT_BYTES: Final = 112
@@ -29,12 +34,49 @@ class Digest(Protocol):
     def save(self) -> str:
         """The state, for `resumed`; empty where it cannot be saved."""
 
+    def hexdigest(self) -> str | None:
+        """The digest in hexadecimal; the last thing to be asked. None of what nobody wants to know."""
+
+
+class Crc32c:
+    """The cyclic redundancy check of RFC 9260, appendix A; its digest is the number's four bytes, big-endian."""
+
+    def __init__(self, saved: str = "") -> None:
+        self._value = int(saved or "0", 16)
+
+    def update(self, data: bytes, /) -> None:
+        """See `Digest.update`."""
+        self._value = crc32c.crc32c(data, self._value)
+
+    def save(self) -> str:
+        """See `Digest.save`."""
+        return self.hexdigest()
+
+    def digest(self) -> bytes:
+        """As `hashlib` has it."""
+        return self._value.to_bytes(4, "big")
+
     def hexdigest(self) -> str:
-        """The digest in hexadecimal; the last thing to be asked."""
+        """See `Digest.hexdigest`."""
+        return self.digest().hex()
 
 
-def resumed(saved: str, path: Path, size: int) -> Digest:
-    """The digest of a file's first ``size`` bytes, from what was saved after them or from the bytes themselves."""
+class Unwanted:
+    """A digest that nobody wants: it costs nothing."""
+
+    def update(self, data: bytes, /) -> None:
+        """See `Digest.update`."""
+
+    def save(self) -> str:
+        """See `Digest.save`."""
+        return ""
+
+    def hexdigest(self) -> None:
+        """See `Digest.hexdigest`."""
+
+
+def sha256(saved: str, path: Path, size: int) -> Digest:
+    """The SHA-256 of a file's first ``size`` bytes, from what was saved after them or from the bytes themselves."""
     if _LIBRARY is not None and (saved or not size):
         return _Native(_LIBRARY, base64.b64decode(saved))
     digest: Digest = _Reread() if _LIBRARY is None else _Native(_LIBRARY)
@@ -50,7 +92,8 @@ class Checksum:
     """What the body of one request has to give, and what it gives so far."""
 
     def __init__(self, algorithm: str, expected: bytes) -> None:
-        self._found = hashlib.new(algorithm, usedforsecurity=False)
+        """``algorithm``: crc32c, or as `hashlib` names it."""
+        self._found = Crc32c() if algorithm == "crc32c" else hashlib.new(algorithm, usedforsecurity=False)
         self._expected = expected
 
     def update(self, data: bytes) -> None:

@@ -53,8 +53,10 @@ class Upload:
     media_type: str
     """What its bytes are, whatever the client said of them."""
     size_bytes: int
-    sha256: str
-    """Lower-case hexadecimal."""
+    sha256: str | None = None
+    """Lower-case hexadecimal; None where the client wanted another digest."""
+    crc32c: str | None = None
+    """The same; None where the client did not want it."""
 
     @property
     def format(self) -> Format:

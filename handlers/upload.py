@@ -1,4 +1,4 @@
-"""The service ``upload``: keeps the body of a request as a file, with its SHA-256, and can stop after any block.
+"""The service ``upload``: keeps the body of a request as a file, with its digest, and can stop after any block.
 
 One that is made of others needs no body: it is a task like those of other services, and copies them.
 """
@@ -32,15 +32,17 @@ class Damaged(Fatal):
 
 @dataclass
 class State:
-    """How many bytes are in the file, and the state of their digest (empty where that cannot be saved).
+    """How many bytes are in the file, and the states of their digests.
 
-    ``tail`` is the CRC-32 of the last ``tail_bytes`` of them.
+    ``digest`` is that of SHA-256; both are empty where they are not wanted or cannot be saved. ``tail`` is the CRC-32
+    of the last ``tail_bytes`` of them.
     """
 
     received: int = 0
     digest: str = ""
     tail: int = 0
     tail_bytes: int = 0
+    crc32c: str = ""
 
 
 @dataclass
@@ -49,7 +51,9 @@ class Result:
 
     filename: str | None
     size_bytes: int
-    sha256: str
+    sha256: str | None
+    """In hexadecimal; of the digests, those are there that were wanted."""
+    crc32c: str | None
     media_type: str
     """What its bytes are, whatever was said of them."""
 
@@ -61,19 +65,41 @@ def upload(task: Task[BodyInfo, State]) -> Result:
     _check_tail(out.path, state)
     if params.size_bytes is not None:
         out.reserve(params.size_bytes)
-    sha256 = digest.resumed(state.digest, out.path, state.received)
+    sha256, crc32c = _digests(params, state, out.path)
     for block in _joined(task, out) if params.parts else _written(task.body, out):
         sha256.update(block)
+        crc32c.update(block)
         state.received += len(block)
-        state.digest = sha256.save()
+        state.digest, state.crc32c = sha256.save(), crc32c.save()
         tail = block[-_TAIL_BYTES:]
         state.tail, state.tail_bytes = zlib.crc32(tail), len(tail)
         task.checkpoint(done=state.received, total=params.size_bytes, unit="bytes")
-    found = sha256.hexdigest()
-    if params.sha256 not in {None, found}:
-        raise DigestMismatch(f"the body has the SHA-256 {found}, not {params.sha256} as it was announced")
     out.flush()
-    return Result(params.filename, state.received, found, media.found(out.path, params.media_type))
+    result = Result(
+        filename=params.filename,
+        size_bytes=state.received,
+        sha256=sha256.hexdigest(),
+        crc32c=crc32c.hexdigest(),
+        media_type=media.found(out.path, params.media_type),
+    )
+    _check(params, result)
+    return result
+
+
+def _digests(params: BodyInfo, state: State, path: Path) -> tuple[digest.Digest, digest.Digest]:
+    """The SHA-256 and the CRC-32C of what is there, as far as they are wanted."""
+    return (
+        digest.sha256(state.digest, path, state.received) if "sha-256" in params.digests else digest.Unwanted(),
+        digest.Crc32c(state.crc32c) if "crc32c" in params.digests else digest.Unwanted(),
+    )
+
+
+def _check(params: BodyInfo, result: Result) -> None:
+    """See that it is what the client announced. Raises `DigestMismatch`."""
+    pairs = (("SHA-256", params.sha256, result.sha256), ("CRC-32C", params.crc32c, result.crc32c))
+    for name, announced, found in pairs:
+        if announced not in {None, found}:
+            raise DigestMismatch(f"the body has the {name} {found}, not {announced} as it was announced")
 
 
 def _check_tail(path: Path, state: State) -> None:

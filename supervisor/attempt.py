@@ -229,7 +229,7 @@ class Attempt:
                 sources=str(inputs.sources),
                 directory=str(inputs.directory),
                 uploads=[
-                    wire.UploadFile(u.id, str(u.path), u.filename, u.media_type, u.size_bytes, u.sha256)
+                    wire.UploadFile(u.id, str(u.path), u.filename, u.media_type, u.size_bytes, u.sha256, u.crc32c)
                     for u in inputs.uploads.values()
                 ],
                 params=task.params,

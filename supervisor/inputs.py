@@ -65,6 +65,7 @@ def _upload(task: Task, places: Places) -> Upload:
         media_type=result["media_type"],
         size_bytes=result["size_bytes"],
         sha256=result["sha256"],
+        crc32c=result.get("crc32c"),  # which uploads of an earlier version do not have
     )
 
 

@@ -232,6 +232,12 @@ async def test_data(promised: Promised) -> None:
     await promised.ask(start, 415, data=b"abc", headers={"Content-Type": "multipart/form-data; boundary=x"})
     wrong = {"Repr-Digest": f"sha-256=:{b64encode(bytes(32)).decode()}:"}
     await promised.ask(start, 422, data=b"abc", headers=wrong)
+    wanting = {"Want-Repr-Digest": "crc32c=10"}
+    told = await promised.ask(start, 201, data=b"abc", headers=wanting)
+    for path in (f"/upload/status?task={told.json['id']}", f"/tasks/{told.json['id']}"):
+        again = await promised.ask(f"GET {path}", 200, headers=wanting)
+        assert again.headers["Repr-Digest"] == told.headers["Repr-Digest"]
+    await promised.ask(start, 422, data=b"abc", headers={"Content-Digest": wrong["Repr-Digest"]})
     rows = {"Content-Type": "text/csv"}
     await promised.ask("POST /csv/start", 202, data=b"a,b\n1,2\n", headers=rows)
     part = await promised.ask("POST /csv/start", 201, data=b"a,b\n", headers={**rows, "Upload-Length": "8"})

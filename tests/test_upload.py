@@ -80,6 +80,7 @@ async def test_whole(server: Server, size: int) -> None:
         "filename": "a.bin",
         "size_bytes": size,
         "sha256": sha256(sent),
+        "crc32c": None,
         "media_type": "application/octet-stream",  # whatever the client says: it is no PNG
     }
     assert await content(server, task["id"]) == sent

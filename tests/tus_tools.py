@@ -5,6 +5,7 @@ import base64
 import hashlib
 import io
 
+from crc32c import CRC32CHash
 from harness import Answer, Server, problem
 from upload_tools import MIB, Sending, data
 from yarl import URL
@@ -99,7 +100,8 @@ async def unchanged(server: Server, path: str, answer: Answer, status: int, slug
 
 def checksum(body: bytes, algorithm: str = "sha1") -> str:
     """The value of Upload-Checksum."""
-    return f"{algorithm} {base64.b64encode(hashlib.new(algorithm, body).digest()).decode()}"
+    digest = CRC32CHash(body) if algorithm == "crc32c" else hashlib.new(algorithm, body)
+    return f"{algorithm} {base64.b64encode(digest.digest()).decode()}"
 
 
 def metadata(**values: bytes | str) -> str:

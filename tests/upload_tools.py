@@ -1,6 +1,7 @@
 """A client whose body goes out piece by piece, so that a test can act in the middle of it."""
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import io
@@ -9,6 +10,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+from crc32c import CRC32CHash
 from harness import Answer, Server, parsed
 from verb_tools import TOYS
 
@@ -28,6 +30,21 @@ def data(size: int, seed: int = 1) -> bytes:
 def sha256(content: bytes | mmap.mmap) -> str:
     """In hexadecimal."""
     return hashlib.sha256(content).hexdigest()
+
+
+def crc32c(content: bytes) -> str:
+    """The same of CRC-32C."""
+    return CRC32CHash(content).hexdigest()
+
+
+def digests(content: bytes, *algorithms: str) -> str:
+    """What RFC 9530 calls those digests of the content."""
+    made = {
+        "crc32c": lambda: CRC32CHash(content).digest(),
+        "sha-256": lambda: hashlib.sha256(content).digest(),
+        "sha-512": lambda: hashlib.sha512(content).digest(),
+    }
+    return ", ".join(f"{name}=:{base64.b64encode(made[name]()).decode()}:" for name in algorithms)
 
 
 @dataclass

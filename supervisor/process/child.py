@@ -397,7 +397,9 @@ class LiveTask(Task[Any, Any]):
 
 
 def _inputs(begin: wire.Begin) -> Inputs:
-    uploads = (Upload(u.id, Path(u.path), u.filename, u.media_type, u.size_bytes, u.sha256) for u in begin.uploads)
+    uploads = (
+        Upload(u.id, Path(u.path), u.filename, u.media_type, u.size_bytes, u.sha256, u.crc32c) for u in begin.uploads
+    )
     return Inputs(Path(begin.sources), Path(begin.directory), {upload.id: upload for upload in uploads})
 
 

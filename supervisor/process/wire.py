@@ -40,7 +40,8 @@ class UploadFile(msgspec.Struct, frozen=True, array_like=True):
     filename: str | None
     media_type: str
     size_bytes: int
-    sha256: str
+    sha256: str | None
+    crc32c: str | None
 
 
 class Begin(_Message, frozen=True):

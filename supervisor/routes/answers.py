@@ -11,7 +11,7 @@ from intermission.state.models import Task, Tombstone
 from intermission.state.status import RESTING, Status
 from intermission.supervisor.core import Start, Supervisor, announced, received
 from intermission.supervisor.errors import GoneError
-from intermission.supervisor.routes import requests, shapes, views
+from intermission.supervisor.routes import digests, requests, shapes, views
 from intermission.supervisor.routes.guard import CALLER
 
 SUPERVISOR: Final = web.AppKey("supervisor", Supervisor)
@@ -25,9 +25,10 @@ async def found(request: web.Request) -> Task:
 
 
 def task(request: web.Request, shown: Task, status: int = 200, **headers: str) -> web.Response:
-    """The task, whole; of a stream service, with how much of its data is durable."""
+    """The task, whole; of a stream service, with how much of its data is durable, and its digest if that is wanted."""
     child = request.app[SUPERVISOR].child(shown.id)
-    return requests.answer(request, views.task(shown, child), status, **_progress(shown), **headers)
+    told = _progress(shown) | digests.wanted(request, shown)
+    return requests.answer(request, views.task(shown, child), status, **told, **headers)
 
 
 async def started(request: web.Request, start: Start) -> web.Response:
@@ -94,7 +95,7 @@ TOLD: Final[dict[str, dict[int, Any]]] = {
 """What each verb answers."""
 TOLD_PROBLEMS: Final = (404, 409, 410, 422, 503, 507)
 STARTED_PROBLEMS: Final = (410, 503, 507)
-PROGRESS: Final = ("Upload-Offset", "Upload-Length")
+PROGRESS: Final = ("Upload-Offset", "Upload-Length", *digests.SENDS)
 SENDS: Final = ("Preference-Applied", *PROGRESS)
 
 

@@ -14,12 +14,13 @@ _METHODS: Final = "POST, HEAD, PATCH, DELETE, OPTIONS, GET"
 _ALLOWED: Final = (
     "Authorization, Content-Type, Content-Disposition, Tus-Resumable, Upload-Length, Upload-Offset, Upload-Metadata, "
     "Upload-Defer-Length, Upload-Concat, Upload-Checksum, X-HTTP-Method-Override, X-Requested-With, X-Request-ID, "
-    "Upload-Complete, Upload-Draft-Interop-Version, Repr-Digest, Prefer, Idempotency-Key"
+    "Upload-Complete, Upload-Draft-Interop-Version, Repr-Digest, Content-Digest, Want-Repr-Digest, Prefer, "
+    "Idempotency-Key"
 )
 _EXPOSED: Final = (
     "Upload-Offset, Location, Upload-Length, Tus-Version, Tus-Resumable, Tus-Max-Size, Tus-Extension, "
     "Tus-Checksum-Algorithm, Upload-Metadata, Upload-Defer-Length, Upload-Concat, Upload-Expires, Upload-Complete, "
-    "Upload-Limit, Retry-After, WWW-Authenticate"
+    "Upload-Limit, Repr-Digest, Want-Repr-Digest, Want-Content-Digest, Retry-After, WWW-Authenticate"
 )
 _MAX_AGE_S: Final = 86_400
 

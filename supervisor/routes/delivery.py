@@ -12,12 +12,13 @@ from typing import Final
 from aiohttp import web
 
 from intermission.handlers.digest import CHECKSUM_MISMATCH
+from intermission.handlers.upload import DigestMismatch
 from intermission.state.models import Task, Tombstone
 from intermission.state.status import Reason, Status
 from intermission.supervisor.attempt import Attempt
 from intermission.supervisor.core import Delivery, received
 from intermission.supervisor.errors import GoneError
-from intermission.supervisor.routes import requests
+from intermission.supervisor.routes import digests, requests
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.bodies import body_length
 from intermission.supervisor.routes.guard import CALLER
@@ -82,7 +83,7 @@ async def deliver(
     """Have the body go to a child until either ends; what it came to.
 
     ``size`` is that of the whole data. Without one the end of the body is that of the data, unless it is
-    ``open_ended``. Raises as `Supervisor.connect`, and `GoneError`.
+    ``open_ended``. Raises as `Supervisor.connect` and `refuse_mismatch`, and `GoneError`.
     """
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
     attempt = await supervisor.connect(task.id, caller.scope, caller.user, delivery)
@@ -100,6 +101,7 @@ async def deliver(
         await asyncio.wait({pump, settled})
     end = End.BROKEN if pump.cancelled() else pump.result()
     if attempt.outcome is not None:  # not as it is by now: another request may be bringing more already
+        await refuse_mismatch(request, attempt.outcome)
         return Brought(attempt.outcome, End.TAKEN_OVER if attempt.handed_over else end)
     found = await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _ENDS_WITHIN_S)
     if isinstance(found, Tombstone):
@@ -139,9 +141,12 @@ async def _pump(request: web.Request, attempt: Attempt, left: int | None, offset
     return end
 
 
-def cut_short(brought: Brought) -> Problem:
-    """What a request is answered with whose data was not taken to its end; what is durable is kept."""
-    task, end = brought.task, brought.end
+def cut_short(brought: Brought, mismatch: tuple[int, str] = (422, "digest-mismatch")) -> Problem:
+    """What a request is answered with whose data was not taken to its end; what is durable is kept.
+
+    ``mismatch``: the protocol's status and slug for a body that is not what was announced.
+    """
+    task, end, more = brought.task, brought.end, dict[str, str]()
     match task.status, task.reason:
         case Status.FAILED, _:
             said = task.error.message if task.error else "the data cannot be used"
@@ -149,11 +154,8 @@ def cut_short(brought: Brought) -> Problem:
         case Status.PAUSED, Reason.NO_SPACE:
             told = (507, "no-space", "there is no space left")
         case _ if task.error is not None and task.error.type == CHECKSUM_MISMATCH:
-            told = (
-                460,
-                "checksum-mismatch",
-                "nothing of this body is kept, for its checksum is not what was announced",
-            )
+            said = "nothing of this body is kept, for it does not give what was announced"
+            told, more = (*mismatch, said), digests.WANTED_OF_CONTENT
         case _ if end is End.TAKEN_OVER:
             told = (409, "taken-over", "another request for this upload has taken the place of this one")
         case _ if end is End.IDLE:
@@ -167,8 +169,16 @@ def cut_short(brought: Brought) -> Problem:
         *told[:2],
         f"{told[2]}; {offset} bytes are kept: resume with Upload-Offset: {offset} and the bytes from there",
         {"id": task.id, "task_status": task.status, "allowed": task.allowed, "offset": offset},
-        {"Upload-Offset": str(offset)},
+        {"Upload-Offset": str(offset), **more},
     )
+
+
+async def refuse_mismatch(request: web.Request, task: Task) -> None:
+    """Keep nothing of an upload that did not come to the digest that was announced. Raises `Problem` (422) then."""
+    if task.status is Status.FAILED and task.error is not None and task.error.type == DigestMismatch.__name__:
+        await discard(request, task)
+        detail = f"{task.error.message}; nothing is kept: send it again"
+        raise Problem(422, "digest-mismatch", detail, headers=digests.WANTED)
 
 
 async def discard(request: web.Request, task: Task) -> None:

@@ -13,7 +13,8 @@ from aiohttp import web
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-from intermission.supervisor.routes import answers, follow, requests, views
+from intermission.handlers.inputs import CONTENT
+from intermission.supervisor.routes import answers, digests, follow, requests, views
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.operation import Operation
 from intermission.supervisor.routes.problems import Problem
@@ -74,10 +75,10 @@ def add(app: web.Application) -> None:
 
 @Operation(
     path=(requests.OfTask, OfFile),
-    headers=(Part, Version),
+    headers=(Part, Version, digests.Wanting),
     answers={200: "*/*", 206: "*/*", 304: None},
     problems=_PROBLEMS,
-    sends=("ETag", "Content-Range"),
+    sends=("ETag", "Content-Range", *digests.SENDS),
 )
 async def file(request: web.Request) -> web.StreamResponse:
     """Download one of a task's files, as of its last checkpoint.
@@ -96,6 +97,7 @@ async def file(request: web.Request) -> web.StreamResponse:
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}",
         # What is before a checkpoint never changes, so the length says it all.
         "ETag": f'"{task.id}-{outputs[name]}"',
+        **(digests.of_file(request, task) if name == CONTENT else {}),
     }
     path = request.app[SUPERVISOR].places.output(task.id, name)
     try:

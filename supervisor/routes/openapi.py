@@ -72,6 +72,7 @@ _SENT: Final = {
     "Tus-Extension": "What there is beyond the core.",
     "Tus-Checksum-Algorithm": "What a body can be checked with.",
     "Tus-Max-Size": "The largest upload that is taken, if there is a limit.",
+    "Repr-Digest": "What a complete upload comes to (RFC 9530), as it was wanted.",
     "Content-Range": "Which part this is, where a part was asked for.",
 }
 

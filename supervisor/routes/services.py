@@ -7,7 +7,7 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from intermission.state.status import Event
-from intermission.supervisor.routes import answers, lists, requests, shapes, streams, views
+from intermission.supervisor.routes import answers, digests, lists, requests, shapes, streams, views
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.operation import Operation, Params
@@ -84,6 +84,7 @@ async def start(request: web.Request) -> web.StreamResponse:
 
 @Operation(
     query=(lists.Limit, lists.Filters, Which),
+    headers=(digests.Wanting,),
     answers={200: shapes.Task | shapes.TaskPage},
     problems=(404, 410, 422, 503),
     sends=answers.PROGRESS,

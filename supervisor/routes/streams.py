@@ -11,7 +11,6 @@ from typing_extensions import TypedDict
 
 from intermission.handlers.body import MAX_SIZE
 from intermission.handlers.schema import Invalid
-from intermission.handlers.upload import DigestMismatch
 from intermission.state.models import Task
 from intermission.state.status import Reason, Status
 from intermission.supervisor.core import Delivery, Start, announced
@@ -41,7 +40,6 @@ Announcing = TypedDict(
     {
         "Upload-Length": Annotated[_Size, Field(description="How many bytes there are in all")],
         "Content-Disposition": Annotated[str, Field(description="`attachment; filename=…`")],
-        "Repr-Digest": Annotated[str, Field(description="What the bytes must come to (RFC 9530): `sha-256=:…:`")],
     },
     total=False,
 )
@@ -54,7 +52,7 @@ Continuing = TypedDict(
 
 @Operation(
     query=(Naming,),
-    headers=(Announcing, requests.Keyed),
+    headers=(Announcing, digests.Announcing, digests.Covering, digests.Wanting, requests.Keyed),
     body="application/octet-stream",
     answers={200: shapes.Task, 201: shapes.Task, 202: shapes.Task},
     problems=(400, 408, 409, 410, 411, 413, 415, 422, 503, 507),
@@ -65,16 +63,18 @@ async def start(request: web.Request, service: str) -> web.StreamResponse:
 
     201 when the last byte is durable, 200 when it was paused before. With Upload-Length and no body it is only created.
     """
+    checksum = digests.of_content(request)
     began, size = await _create(request, service)
     fresh = began.task
     if began.replayed or _is_to_come(request):
         return answers.task(request, fresh, 201, Location=f"/tasks/{fresh.id}", **answers.replayed(began))
-    return await _told(request, await delivery.deliver(request, fresh, Delivery(), size), created=True)
+    brought = await delivery.deliver(request, fresh, Delivery(checksum=checksum), size)
+    return await _told(request, brought, created=True)
 
 
 @Operation(
     query=(Naming,),
-    headers=(requests.Waiting, Announcing),
+    headers=(requests.Waiting, Announcing, digests.Announcing, digests.Covering),
     body=FILE_TYPES,
     answers={200: shapes.Task, 201: shapes.Task, 202: shapes.Task},
     problems=(400, 408, 409, 410, 411, 413, 415, 422, 503, 507),
@@ -91,8 +91,9 @@ async def start_with_file(request: web.Request, service: str, field: str) -> web
     if "Idempotency-Key" in request.headers:
         detail = "a start with a file cannot be repeated by its key: upload the file, then start with its upload"
         raise Problem(400, "key-not-taken", detail)
+    checksum = digests.of_content(request)
     began, size = await _create(request, UPLOAD)
-    brought = await delivery.deliver(request, began.task, Delivery(), size)
+    brought = await delivery.deliver(request, began.task, Delivery(checksum=checksum), size)
     if brought.task.status is not Status.COMPLETED:
         return await _told(request, brought, created=True)
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
@@ -122,7 +123,7 @@ async def _create(request: web.Request, service: str) -> tuple[Start, int | None
         "filename": values["filename"][0] if "filename" in values else bodies.filename(request),
         "media_type": request.content_type,
         "size_bytes": size,
-        "sha256": digests.announced(request),
+        **digests.asked(request),
     }
     return await supervisor.start(service, info, request[CALLER].user, key=requests.key(request, info)), size
 
@@ -134,7 +135,7 @@ def _is_to_come(request: web.Request) -> bool:
 
 @Operation(
     query=(requests.OneOf,),
-    headers=(requests.Waiting, Continuing),
+    headers=(requests.Waiting, Continuing, digests.Covering, digests.Wanting),
     body="application/octet-stream",
     answers={200: shapes.Task, 202: shapes.Task},
     problems=(400, 404, 408, 409, 410, 413, 415, 422, 503, 507),
@@ -152,8 +153,9 @@ async def resume(request: web.Request, task: Task) -> web.StreamResponse:
         return await answers.resume(request, task.id)
     _check_media(request)
     size = announced(task)
+    bringing = Delivery(offset=offset, checksum=digests.of_content(request))
     await delivery.check_size(request, size, bodies.body_length(request), offset, task.id)
-    return await _told(request, await delivery.deliver(request, task, Delivery(offset=offset), size), created=False)
+    return await _told(request, await delivery.deliver(request, task, bringing, size), created=False)
 
 
 def _check_media(request: web.Request) -> None:
@@ -169,9 +171,6 @@ async def _told(request: web.Request, brought: delivery.Brought, *, created: boo
         case (Status.COMPLETED, _) | (Status.PAUSED, Reason.AWAITING_DATA):
             location = {"Location": f"/tasks/{task.id}"} if created else {}
             return answers.task(request, task, 201 if created else 200, **location)
-        case Status.FAILED, _ if task.error is not None and task.error.type == DigestMismatch.__name__:
-            await delivery.discard(request, task)
-            raise Problem(422, "digest-mismatch", f"{task.error.message}; nothing is kept: send it again")
         case Status.PAUSED, Reason.DISCONNECTED if end is delivery.End.TOO_LONG and announced(task) is None:
             await delivery.discard(request, task)  # it could never end
             most = request.app[delivery.LIMITS].max_bytes

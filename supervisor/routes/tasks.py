@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from intermission.handlers.base import Retry
 from intermission.handlers.schema import Fault, Invalid, Schema
 from intermission.state.models import RetryPolicy
-from intermission.supervisor.routes import answers, lists, requests, shapes, views
+from intermission.supervisor.routes import answers, digests, lists, requests, shapes, views
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.operation import Operation
@@ -157,7 +157,13 @@ async def start(request: web.Request) -> web.StreamResponse:
     return await answers.started(request, fresh)
 
 
-@Operation(path=(requests.OfTask,), answers={200: shapes.Task}, problems=_READ_PROBLEMS, sends=answers.PROGRESS)
+@Operation(
+    path=(requests.OfTask,),
+    headers=(digests.Wanting,),
+    answers={200: shapes.Task},
+    problems=_READ_PROBLEMS,
+    sends=answers.PROGRESS,
+)
 async def show(request: web.Request) -> web.StreamResponse:
     """Show a task as it is now."""
     requests.query(request)

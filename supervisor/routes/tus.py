@@ -25,7 +25,7 @@ from intermission.state.status import RESTING, Reason, Status
 from intermission.supervisor.core import Delivery, agreed_length, announced, received
 from intermission.supervisor.errors import ConflictError, GoneError, HeldError, OffsetError, UnknownTaskError
 from intermission.supervisor.inputs import UPLOAD
-from intermission.supervisor.routes import bodies, delivery, proxies, requests
+from intermission.supervisor.routes import bodies, delivery, digests, proxies, requests
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.operation import Operation
@@ -42,6 +42,7 @@ _EXTENSIONS: Final = (
 _JOINED_WITHIN_S: Final = 5.0
 """How long the creation of one that is made of parts waits until they are joined; it is answered in any case."""
 _GONE_WITHIN_S: Final = 10.0
+_MISMATCH: Final = (460, "checksum-mismatch")
 _LENGTHS: Final = ("Upload-Length", "Upload-Defer-Length")
 _FINAL: Final = "final;"
 _ONE: Final = re.compile(rf"{PATH}/({ID_PATTERN})")
@@ -146,7 +147,7 @@ async def options(request: web.Request) -> web.StreamResponse:
 
 
 @Operation(
-    headers=(Speaking, Creating),
+    headers=(Speaking, Creating, digests.Announcing, digests.Covering, digests.Wanting),
     body=MEDIA_TYPE,
     answers={201: None},
     problems=(400, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
@@ -169,7 +170,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     bytes_come = bodies.has_body(request)
     if bytes_come:
         _check_media(request)
-    checksum, info = _checksum(request), {**_described(request), "size_bytes": size, "concat": concat}
+    checksum = _checksum(request)
+    info = {**_described(request), **digests.asked(request), "size_bytes": size, "concat": concat}
     await delivery.check_size(request, size, bodies.body_length(request))
     fresh = (await request.app[SUPERVISOR].start(UPLOAD, info, request[CALLER].user)).task
     location = {"Location": _location(request, fresh.id)}
@@ -178,7 +180,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     brought = await delivery.deliver(request, fresh, Delivery(checksum=checksum), size, open_ended=deferred)
     if brought.task.error is not None and brought.task.error.type == CHECKSUM_MISMATCH:
         await delivery.discard(request, fresh)  # a client that is refused does not expect that something is left
-        raise Problem(460, "checksum-mismatch", "nothing is kept, for the checksum is not what was announced")
+        raise Problem(*_MISMATCH, "nothing is kept, for the checksum is not what was announced")
     return _told(brought, 201, location)
 
 
@@ -192,11 +194,18 @@ async def _join(request: web.Request, concat: str) -> web.StreamResponse:
     size = sum(received(part) for part in parts)
     await delivery.check_size(request, size, None)
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
-    info = {**_described(request), "size_bytes": size, "concat": concat, "parts": [f"upload:{p.id}" for p in parts]}
+    info = {
+        **_described(request),
+        **digests.asked(request),
+        "size_bytes": size,
+        "concat": concat,
+        "parts": [f"upload:{part.id}" for part in parts],
+    }
     fresh = (await supervisor.start(UPLOAD, info, caller.user)).task
     found = await supervisor.wait(fresh.id, lambda now: now.status in RESTING, _JOINED_WITHIN_S)
     if isinstance(found, Tombstone):
         raise GoneError(found)
+    await delivery.refuse_mismatch(request, found)
     return _answer(found, 201, {"Location": _location(request, fresh.id)})
 
 
@@ -240,7 +249,7 @@ async def head(request: web.Request, task: Task) -> web.StreamResponse:
 @_of_upload
 @Operation(
     path=(requests.OfTask,),
-    headers=(Speaking, Bringing),
+    headers=(Speaking, Bringing, digests.Covering),
     body=MEDIA_TYPE,
     answers={204: None},
     problems=(400, 403, 404, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
@@ -293,7 +302,7 @@ _OVERRIDES: Final = {"HEAD": head, "PATCH": patch, "DELETE": delete}
 
 @Operation(
     path=(requests.OfTask,),
-    headers=(Speaking, Overriding, Bringing),
+    headers=(Speaking, Overriding, Bringing, digests.Covering),
     body=MEDIA_TYPE,
     answers={200: None, 202: None, 204: None},
     problems=(400, 403, 404, 405, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
@@ -344,7 +353,7 @@ def _checksum(request: web.Request) -> tuple[str, bytes] | None:
     """What the body must give, by which algorithm. Raises `Problem` (400)."""
     given = request.headers.get("Upload-Checksum")
     if given is None:
-        return None
+        return digests.of_content(request)
     name, _, text = given.partition(" ")
     if name not in CHECKSUMS:
         raise Problem(400, "unknown-checksum", f"Upload-Checksum can be checked with {', '.join(CHECKSUMS)}")
@@ -399,7 +408,7 @@ def _told(brought: delivery.Brought, status: int, headers: dict[str, str]) -> we
         raise HeldError(task, received(task))
     if task.status is Status.COMPLETED or task.reason is Reason.AWAITING_DATA:
         return _answer(task, status, headers)
-    problem = delivery.cut_short(brought)
+    problem = delivery.cut_short(brought, _MISMATCH)
     problem.headers = {**problem.headers, **headers, **_expiry(task)}
     raise problem
 

@@ -37,7 +37,7 @@ def on_disk(server: Server, path: str) -> int:
 async def test_50_which_there_are(server: Server) -> None:
     """sha1 is among them; their names are lower-case."""
     names = (await ask(server, "OPTIONS")).headers["Tus-Checksum-Algorithm"]
-    assert names.split(",") == ["sha1", "sha256", "md5"]
+    assert names.split(",") == ["sha1", "sha256", "crc32c", "md5"]
 
 
 @pytest.mark.parametrize("given", ["crc64 AAAA", "SHA1 AAAA", "AAAA", "", "sha512 AAAA"])
@@ -73,7 +73,7 @@ async def test_52_the_last_one_does_not_complete_it(server: Server) -> None:
     assert (await server.task(task_id(path)))["status"] == "paused"
 
 
-@pytest.mark.parametrize("algorithm", ["sha1", "sha256", "md5"])
+@pytest.mark.parametrize("algorithm", ["sha1", "sha256", "crc32c", "md5"])
 async def test_53_a_body_that_fits(server: Server, algorithm: str) -> None:
     """Is 204, in as many parts as there are."""
     path = await create(server)
@@ -88,7 +88,8 @@ async def test_53_a_body_that_fits(server: Server, algorithm: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["sha1", "sha1 ", "sha1 AAAA", "sha1 ***", "sha1  qUqP5cyxm6YcTAhz05Hph5gvu9M=", "md5 A"]
+    "given",
+    ["sha1", "sha1 ", "sha1 AAAA", "sha1 ***", "sha1  qUqP5cyxm6YcTAhz05Hph5gvu9M=", "md5 A", "crc32c AAAAAAA="],
 )
 async def test_54_one_that_is_malformed(server: Server, given: str) -> None:
     """Is 400, and nothing is stored."""

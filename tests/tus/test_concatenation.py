@@ -106,6 +106,7 @@ async def test_64_in_their_order(server: Server) -> None:
             "filename": "whole",
             "size_bytes": len(expected),
             "sha256": sha256(expected),
+            "crc32c": None,
             "media_type": "application/octet-stream",
         },
     )

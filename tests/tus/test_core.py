@@ -267,6 +267,7 @@ async def test_17_a_patch_is_an_attempt(server: Server) -> None:
         "media_type": "application/octet-stream",  # whatever the client says: it is no PNG
         "size_bytes": len(CONTENT),
         "sha256": sha256(CONTENT),
+        "crc32c": None,
     }
     assert [attempt["outcome"] for attempt in await attempts(server, task_id(path))] == ["disconnected", "completed"]
     assert await content(server, path) == CONTENT
@@ -481,7 +482,7 @@ async def test_28_beyond_four_gigabytes(tmp_path: Path) -> None:
         with contextlib.closing(sqlite3.connect(tmp_path / "intermission.db")) as db, db:
             (state,) = db.execute("SELECT state FROM checkpoints").fetchone()
             kept = json.loads(state)
-            made: dict[str, Any] = dict.fromkeys(kept, 0) | {"received": big, "digest": kept["digest"]}
+            made: dict[str, Any] = kept | {"received": big, "tail": 0, "tail_bytes": 0}
             db.execute("UPDATE checkpoints SET state = ?, outputs = ?", (json.dumps(made), f'{{"content": {big}}}'))
         await server.start()
         assert await offset(server, path) == big
