@@ -43,13 +43,14 @@ class Contender:
     processes: list[psutil.Process]
     kept: Callable[[], Path]
     """The file as it has arrived."""
+    headers: tuple[str, ...] = ()
     seconds: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
     async def take(self, source: Path) -> None:
         """Once more."""
         before = self._cpu_s()
-        self.seconds.append(await send(self.port, self.method, self.path, source))
+        self.seconds.append(await send(self.port, self.method, self.path, source, *self.headers))
         self.cpu.append(self._cpu_s() - before)
         kept = self.kept()
         if not await asyncio.to_thread(filecmp.cmp, source, kept, shallow=False):
@@ -72,9 +73,9 @@ class Contender:
         return median(self.cpu) * GIB / SIZE
 
 
-async def send(port: int, method: str, path: str, source: Path) -> float:
+async def send(port: int, method: str, path: str, source: Path, *headers: str) -> float:
     """Send the file by a client in a process of its own; the seconds until the answer."""
-    command = [sys.executable, str(HERE / "bench_client.py"), str(port), method, path, str(source)]
+    command = [sys.executable, str(HERE / "bench_client.py"), str(port), method, path, str(source), *headers]
     client = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     said, _ = await client.communicate()
     status, seconds = said.split()
@@ -83,7 +84,7 @@ async def send(port: int, method: str, path: str, source: Path) -> float:
     return float(seconds)
 
 
-def ours(running: Server, service: str) -> Contender:
+def ours(running: Server, service: str, *headers: str) -> Contender:
     """A service of a server of ours."""
     tasks = running.data / "tasks"
 
@@ -93,7 +94,7 @@ def ours(running: Server, service: str) -> Contender:
 
     port = int(running.url.rpartition(":")[2])
     processes = [psutil.Process(running.pid), running.fork_server]
-    return Contender(port, "POST", f"/{service}/start", processes, kept)
+    return Contender(port, "POST", f"/{service}/start", processes, kept, headers)
 
 
 @asynccontextmanager
@@ -150,6 +151,7 @@ async def uploads() -> list[Row]:
             "plain": ours(fast, "keep"),
             "copied": ours(slow, "keep"),
             "sha256": ours(fast, "upload"),
+            "crc32c": ours(fast, "upload", "Want-Repr-Digest: crc32c=10"),
         }
         there = {name: one for name, one in contenders.items() if one is not None}
         for turn in range(ROUNDS + 1):
@@ -184,6 +186,9 @@ def _compared(there: dict[str, Contender]) -> list[Row]:
     measured = f"{ratio:.0%} ({figures(copied)}; aiohttp {figures(there['aiohttp'])})"
     rows.append(Row("the same, copied", "≥ 80 % of a bare aiohttp writer", measured, ratio >= 0.8))
     rows.append(Row("upload with its SHA-256, durable", "reported", figures(sha256), True))
+    ratio = there["crc32c"].gib_per_s / plain.gib_per_s
+    measured = f"{ratio:.0%} ({figures(there['crc32c'])})"
+    rows.append(Row("upload with its CRC-32C, durable", "≥ 80 % of it without a digest", measured, ratio >= 0.8))
     return rows
 
 
