@@ -14,7 +14,7 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from intermission.handlers.inputs import CONTENT
-from intermission.supervisor.routes import answers, digests, follow, requests, views
+from intermission.supervisor.routes import answers, digests, follow, requests, sendfile, views
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.operation import Operation
 from intermission.supervisor.routes.problems import Problem
@@ -177,11 +177,12 @@ async def _copy(request: web.Request, response: web.StreamResponse, fd: int, off
     """
     fault = "it is shorter than it should be"
     try:
-        while offset < end and (
-            block := await asyncio.to_thread(os.pread, fd, min(_BLOCK_BYTES, end - offset), offset)
-        ):
-            await response.write(block)
-            offset += len(block)
+        if sendfile.can(request):
+            offset = await sendfile.send(request, fd, offset, end)
+        else:
+            while offset < end and (block := await asyncio.to_thread(os.pread, fd, _BLOCK_BYTES, offset)):
+                await response.write(block[: end - offset])
+                offset += len(block)
     except ConnectionError:  # the client went away
         return
     except OSError as error:
