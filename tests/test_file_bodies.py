@@ -82,7 +82,7 @@ async def test_what_is_no_file(server: Server) -> None:
     for path, kind in (
         ("/team/start", "text/html"),
         ("/team/start", "application/x-www-form-urlencoded"),
-        ("/team/start", "multipart/form-data; boundary=x"),
+        ("/team/start", "multipart/mixed; boundary=x"),
         ("/counter/start", "text/csv"),
     ):
         answer = await server.ask("POST", path, data=b"a,b\n", headers={"Content-Type": kind})

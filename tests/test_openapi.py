@@ -101,7 +101,7 @@ def test_a_services_own_params(service: str) -> None:
     document = made()
     body = document["paths"][f"/{service}/start"]["post"]["requestBody"]
     if HANDLERS[service].stream:
-        assert body == {"content": {"application/octet-stream": {}}}
+        assert body == {"content": {"application/octet-stream": {}, "multipart/form-data": {}}}
         return
     schema = body["content"]["application/json"]["schema"]
     assert schema == {"$ref": f"#/components/schemas/{service}.params"}

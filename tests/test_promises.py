@@ -229,7 +229,7 @@ async def test_data(promised: Promised) -> None:
     promised.hold(start, 411, parsed(await server.talk(bare_head.encode() + b"GET / HTTP/1.0\r\n\r\n")))
     await promised.ask(start, 400, data=b"abc", headers={"Upload-Length": "three"})
     await promised.ask(start, 413, data=b"abc", headers={"Upload-Length": "2"})
-    await promised.ask(start, 415, data=b"abc", headers={"Content-Type": "multipart/form-data; boundary=x"})
+    await promised.ask(start, 415, data=b"abc", headers={"Content-Type": "multipart/mixed; boundary=x"})
     wrong = {"Repr-Digest": f"sha-256=:{b64encode(bytes(32)).decode()}:"}
     await promised.ask(start, 422, data=b"abc", headers=wrong)
     wanting = {"Want-Repr-Digest": "crc32c=10"}

@@ -513,7 +513,7 @@ async def test_limits(tmp_path: Path, way: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("headers", "status", "slug"),
     [
-        ({"Content-Type": "multipart/form-data; boundary=x"}, 415, "unsupported-media-type"),
+        ({"Content-Type": "multipart/mixed; boundary=x"}, 415, "unsupported-media-type"),
         ({"Content-Encoding": "gzip"}, 415, "unsupported-media-type"),
         ({"Repr-Digest": "sha-256=:AAAA:"}, 400, "malformed-header"),
         ({"Repr-Digest": "sha-256=xyz"}, 400, "malformed-header"),

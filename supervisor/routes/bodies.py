@@ -1,15 +1,33 @@
 """What a request's head says of its body: how long it is, what it is called, how it is packed."""
 
+import contextlib
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
+from urllib.parse import unquote
 
 from aiohttp import web
-from aiohttp.multipart import content_disposition_filename, parse_content_disposition
 
 from intermission.handlers.body import MAX_SIZE
 from intermission.supervisor.routes.problems import Problem
 
 _NUMBER: Final = re.compile(r"\d{1,19}", re.ASCII)
+_KIND: Final = re.compile(r"\s*([!#$%&'*+\-.^_`|~\w]+)\s*", re.ASCII)
+_PARAMETER: Final = re.compile(
+    r""";\s*([!#$%&'*+\-.^_`|~\w]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;"]+)\s*""", re.ASCII | re.DOTALL
+)
+_QUOTED_PAIR: Final = re.compile(r'\\(["\\])')
+"""A backslash before anything else is one: that is how browsers send names of Windows."""
+_CHARSETS: Final = frozenset({"utf-8", "iso-8859-1"})
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is said of a file before its first byte."""
+
+    filename: str | None
+    media_type: str
 
 
 def body_length(request: web.Request) -> int | None:
@@ -39,8 +57,42 @@ def count(request: web.Request, name: str) -> int | None:
 
 def filename(request: web.Request) -> str | None:
     """What Content-Disposition calls it."""
-    _, parameters = parse_content_disposition(request.headers.get("Content-Disposition"))
-    return content_disposition_filename(parameters)
+    given = request.headers.get("Content-Disposition", "").encode("utf-8", "surrogateescape")
+    return named(disposition(text(given))[1], "filename")
+
+
+def text(said: bytes) -> str:
+    """What a client has written, which does not have to say how: UTF-8, or else what HTTP once took it for."""
+    try:
+        return said.decode()
+    except UnicodeDecodeError:
+        return said.decode("latin-1")
+
+
+def disposition(header: str) -> tuple[str, dict[str, str]]:
+    """A Content-Disposition's kind and parameters (RFC 6266), as they were said; empty for what is none.
+
+    aiohttp's own drops the slashes that a name begins with, and writes what it cannot read to our log.
+    """
+    kind = _KIND.match(header)
+    if kind is None:
+        return "", {}
+    parameters, at = dict[str, str](), kind.end()
+    while match := _PARAMETER.match(header, at):
+        name, value, at = match[1].lower(), match[2], match.end()
+        if name in parameters:
+            return "", {}
+        parameters[name] = _QUOTED_PAIR.sub(r"\1", value[1:-1]) if value.startswith('"') else value
+    return (kind[1].lower(), parameters) if header[at:].strip(" \t;") == "" else ("", {})
+
+
+def named(parameters: Mapping[str, str], name: str) -> str | None:
+    """A parameter, in its extended form (RFC 8187) if it has one that can be read."""
+    charset, _, rest = parameters.get(f"{name}*", "").partition("'")
+    if charset.lower() in _CHARSETS:
+        with contextlib.suppress(UnicodeDecodeError):
+            return unquote(rest.partition("'")[2], charset, "strict")
+    return parameters.get(name)
 
 
 def check_encoding(request: web.Request) -> None:

@@ -7,7 +7,7 @@ writes slowly slows the client. However it ends, what it came to says how far th
 import asyncio
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp import web
 
@@ -22,6 +22,7 @@ from intermission.supervisor.routes import digests, requests
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.bodies import body_length
 from intermission.supervisor.routes.guard import CALLER
+from intermission.supervisor.routes.multipart import CutError
 from intermission.supervisor.routes.problems import Problem
 from intermission.supervisor.routes.tap import Tap
 
@@ -48,6 +49,8 @@ class End(Enum):
     WHOLE = auto()
     PARTIAL = auto()
     BROKEN = auto()
+    CUT = auto()
+    """The request came whole, but what its body packs the data in did not."""
     IDLE = auto()
     TOO_LONG = auto()
     TAKEN_OVER = auto()
@@ -75,10 +78,52 @@ class Brought:
 
     task: Task
     end: End
+    fault: Problem | None = None
+    """What shows that the body is not of the kind that it was taken for, so that nothing of it may be kept."""
+
+
+class Source(Protocol):
+    """Where the data comes from that a body brings."""
+
+    @property
+    def fast_bytes(self) -> int:
+        """How many bytes of the connection are nothing but data, so that they may go past us."""
+
+    async def ready(self) -> None:
+        """Ask for it, where the client waits to be asked."""
+
+    def at_hand(self) -> bytes:
+        """What is here already."""
+
+    async def more(self) -> bytes:
+        """What comes next; nothing at the end. Raises ConnectionError, and `Problem` as `Brought.fault`."""
+
+
+class Raw:
+    """The data is the body."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        self.at_hand, self.more = request.content.read_nowait, request.content.readany
+
+    @property
+    def fast_bytes(self) -> int:
+        """All, if it says how many."""
+        return body_length(self._request) or 0
+
+    async def ready(self) -> None:
+        """Ask for it, where the client waits to be asked."""
+        await requests.go_on(self._request)
 
 
 async def deliver(
-    request: web.Request, task: Task, delivery: Delivery, size: int | None, *, open_ended: bool = False
+    request: web.Request,
+    task: Task,
+    delivery: Delivery,
+    size: int | None,
+    *,
+    source: Source | None = None,
+    open_ended: bool = False,
 ) -> Brought:
     """Have the body go to a child until either ends; what it came to.
 
@@ -88,7 +133,8 @@ async def deliver(
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
     attempt = await supervisor.connect(task.id, caller.scope, caller.user, delivery)
     left = None if size is None else size - delivery.offset
-    pump = asyncio.create_task(_pump(request, attempt, left, delivery.offset, open_ended=open_ended))
+    source = Raw(request) if source is None else source
+    pump = asyncio.create_task(_pump(request, source, attempt, left, delivery.offset, open_ended=open_ended))
     settled = asyncio.create_task(attempt.settled.wait())
     try:
         await asyncio.wait({pump, settled}, return_when=asyncio.FIRST_COMPLETED)
@@ -99,31 +145,35 @@ async def deliver(
         pump.cancel()
         settled.cancel()
         await asyncio.wait({pump, settled})
-    end = End.BROKEN if pump.cancelled() else pump.result()
+    end, fault = (End.BROKEN, None) if pump.cancelled() else pump.result()
+    if attempt.handed_over:  # what is here is another request's by now, whatever this one's fault
+        end, fault = End.TAKEN_OVER, None
     if attempt.outcome is not None:  # not as it is by now: another request may be bringing more already
         await refuse_mismatch(request, attempt.outcome)
-        return Brought(attempt.outcome, End.TAKEN_OVER if attempt.handed_over else end)
+        return Brought(attempt.outcome, end, fault)
     found = await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _ENDS_WITHIN_S)
     if isinstance(found, Tombstone):
         raise GoneError(found)
-    return Brought(found, end)
+    return Brought(found, end, fault)
 
 
-async def _pump(request: web.Request, attempt: Attempt, left: int | None, offset: int, *, open_ended: bool) -> End:
-    """Have the body go into the pipe; how it ended."""
+async def _pump(
+    request: web.Request, source: Source, attempt: Attempt, left: int | None, offset: int, *, open_ended: bool
+) -> tuple[End, Problem | None]:
+    """Have the data go into the pipe; how it ended, and the fault that was in it."""
     limits = request.app[LIMITS]
     bound = left if left is not None or limits.max_bytes is None else limits.max_bytes - offset
-    known = (body_length(request) or 0) if limits.fast else 0
+    known = source.fast_bytes if limits.fast else 0
     tap, fast = Tap(request), known if bound is None else min(known, bound)
-    taken, end = 0, End.BROKEN
+    taken, end, fault = 0, End.BROKEN, None
     try:
-        await requests.go_on(request)
+        await source.ready()
         while True:
-            block = request.content.read_nowait()
+            block = source.at_hand()
             if not block:
                 taken += await tap.flow(attempt, fast - taken)
                 async with asyncio.timeout(limits.idle_s):
-                    block = await request.content.readany()
+                    block = await source.more()
             if not block:
                 end = End.WHOLE if taken == left or (left is None and not open_ended) else End.PARTIAL
                 break
@@ -135,10 +185,14 @@ async def _pump(request: web.Request, attempt: Attempt, left: int | None, offset
             taken += len(block)
     except TimeoutError:
         end = End.IDLE
+    except CutError:
+        end = End.CUT
     except (ConnectionError, web.RequestPayloadError):  # the client went away, or the child did
         end = End.BROKEN
+    except Problem as problem:
+        end, fault = End.BROKEN, problem
     attempt.end_body({End.WHOLE: None, End.PARTIAL: Reason.AWAITING_DATA}.get(end, Reason.DISCONNECTED))
-    return end
+    return end, fault
 
 
 def cut_short(brought: Brought, mismatch: tuple[int, str] = (422, "digest-mismatch")) -> Problem:
@@ -160,6 +214,8 @@ def cut_short(brought: Brought, mismatch: tuple[int, str] = (422, "digest-mismat
             told = (409, "taken-over", "another request for this upload has taken the place of this one")
         case _ if end is End.IDLE:
             told = (408, "idle", "nothing came for too long")
+        case _ if end is End.CUT:
+            told = (400, "malformed-form", "the form ends before its closing boundary")
         case _ if end is End.TOO_LONG:
             told = (413, "too-long", "the body is longer than it may be")
         case _:

@@ -90,6 +90,11 @@ def of_content(request: web.Request) -> tuple[str, bytes] | None:
     return next(((checksum, given[name]) for name, checksum in _OF_CONTENT.items() if name in given), None)
 
 
+def are_announced(request: web.Request) -> bool:
+    """Whether it says of the whole or of this body what it comes to. Raises `Problem` (400)."""
+    return bool(_digests(request, "Repr-Digest") or _digests(request, "Content-Digest"))
+
+
 def wanted(request: web.Request, task: Task) -> dict[str, str]:
     """The header that tells a complete upload's digests, of those that the client wants."""
     names = _wanted(request)

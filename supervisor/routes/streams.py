@@ -3,6 +3,7 @@
 However a body ends, the answer says how far the data is durable (``Upload-Offset``).
 """
 
+import asyncio
 from typing import Annotated, Final
 
 from aiohttp import web
@@ -16,13 +17,16 @@ from intermission.state.status import Reason, Status
 from intermission.supervisor.core import Delivery, Start, announced
 from intermission.supervisor.errors import SupervisorError
 from intermission.supervisor.inputs import UPLOAD
-from intermission.supervisor.routes import answers, bodies, delivery, digests, requests, shapes
+from intermission.supervisor.routes import answers, bodies, delivery, digests, multipart, requests, shapes
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.operation import Operation
 from intermission.supervisor.routes.problems import Problem
 
-FILE_TYPES: Final = ("text/csv", "application/jsonl", "application/x-ndjson", "application/octet-stream")
+FILE_TYPES: Final = (
+    *("text/csv", "application/jsonl", "application/x-ndjson", "application/octet-stream"),
+    multipart.MEDIA_TYPE,
+)
 """Of a body that is a file, for a service that takes one: it has to be said, or JSON without its type would be one."""
 
 
@@ -31,7 +35,7 @@ class Naming(TypedDict, total=False):
     """What is said of the data in the address."""
 
     filename: shapes.Text
-    """What it is called; without it, what Content-Disposition says."""
+    """What it is called; without it, what Content-Disposition says, of a form's file that in the form."""
 
 
 _Size = Annotated[int, Field(ge=0, le=MAX_SIZE)]
@@ -53,22 +57,22 @@ Continuing = TypedDict(
 @Operation(
     query=(Naming,),
     headers=(Announcing, digests.Announcing, digests.Covering, digests.Wanting, requests.Keyed),
-    body="application/octet-stream",
+    body=("application/octet-stream", multipart.MEDIA_TYPE),
     answers={200: shapes.Task, 201: shapes.Task, 202: shapes.Task},
     problems=(400, 408, 409, 410, 411, 413, 415, 422, 503, 507),
     sends=("Location", "Idempotency-Replayed", *answers.PROGRESS),
 )
 async def start(request: web.Request, service: str) -> web.StreamResponse:
-    """Start a task of this service; the body is its data, of any type.
+    """Start a task of this service; the body is its data, of any type, or a form with nothing but one file.
 
     201 when the last byte is durable, 200 when it was paused before. With Upload-Length and no body it is only created.
     """
     checksum = digests.of_content(request)
-    began, size = await _create(request, service)
+    began, size, source = await _create(request, service)
     fresh = began.task
     if began.replayed or _is_to_come(request):
         return answers.task(request, fresh, 201, Location=f"/tasks/{fresh.id}", **answers.replayed(began))
-    brought = await delivery.deliver(request, fresh, Delivery(checksum=checksum), size)
+    brought = await delivery.deliver(request, fresh, Delivery(checksum=checksum), size, source=source)
     return await _told(request, brought, created=True)
 
 
@@ -92,8 +96,8 @@ async def start_with_file(request: web.Request, service: str, field: str) -> web
         detail = "a start with a file cannot be repeated by its key: upload the file, then start with its upload"
         raise Problem(400, "key-not-taken", detail)
     checksum = digests.of_content(request)
-    began, size = await _create(request, UPLOAD)
-    brought = await delivery.deliver(request, began.task, Delivery(checksum=checksum), size)
+    began, size, source = await _create(request, UPLOAD)
+    brought = await delivery.deliver(request, began.task, Delivery(checksum=checksum), size, source=source)
     if brought.task.status is not Status.COMPLETED:
         return await _told(request, brought, created=True)
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
@@ -105,27 +109,52 @@ async def start_with_file(request: web.Request, service: str, field: str) -> web
     return await answers.started(request, start)
 
 
-async def _create(request: web.Request, service: str) -> tuple[Start, int | None]:
-    """Create a task for the body; how long that will be."""
+async def _create(request: web.Request, service: str) -> tuple[Start, int | None, delivery.Source]:
+    """Create a task for the body; how long the data will be, and where it comes from."""
     values = requests.query(request, "filename")
-    supervisor, body, length = (
-        request.app[SUPERVISOR],
-        bodies.body_length(request),
-        bodies.count(request, "Upload-Length"),
-    )
-    if body is None and not bodies.is_chunked(request) and length is None:
+    body, size = bodies.body_length(request), bodies.count(request, "Upload-Length")
+    if body is None and not bodies.is_chunked(request) and size is None:
         detail = "send the data as the body, or Upload-Length without a body to announce it"
         raise Problem(411, "length-required", detail)
-    size = body if length is None else length
-    _check_media(request)
-    await delivery.check_size(request, size, body)
+    source: delivery.Source
+    if request.content_type == multipart.MEDIA_TYPE:
+        source = form = _form(request)
+        await delivery.check_size(request, size, form.least_bytes)
+        head = await _head(request, form)
+    else:
+        source, size = delivery.Raw(request), body if size is None else size
+        _check_media(request)
+        await delivery.check_size(request, size, body)
+        head = bodies.Head(bodies.filename(request), request.content_type)
     info = {
-        "filename": values["filename"][0] if "filename" in values else bodies.filename(request),
-        "media_type": request.content_type,
+        "filename": values["filename"][0] if "filename" in values else head.filename,
+        "media_type": head.media_type,
         "size_bytes": size,
         **digests.asked(request),
     }
-    return await supervisor.start(service, info, request[CALLER].user, key=requests.key(request, info)), size
+    key = requests.key(request, info)
+    return await request.app[SUPERVISOR].start(service, info, request[CALLER].user, key=key), size, source
+
+
+def _form(request: web.Request) -> multipart.Form:
+    """What the body says that it is. Raises `Problem` (400, 415)."""
+    bodies.check_encoding(request)
+    if digests.are_announced(request):
+        detail = "the digest would be that of the form, not of its file: send the file itself to have it verified"
+        raise Problem(400, "digest-of-form", detail)
+    requests.key(request, None)  # refused before the form is asked for, though what it stands for is in the form
+    return multipart.Form(request)
+
+
+async def _head(request: web.Request, form: multipart.Form) -> bodies.Head:
+    """What a form says of its file; until that has come there is no task. Raises `Problem` (400, 408, 415, 422)."""
+    try:
+        async with asyncio.timeout(request.app[delivery.LIMITS].idle_s):
+            return await form.begin()
+    except TimeoutError:
+        raise Problem(408, "idle", "the form's file did not begin in time; nothing is kept") from None
+    except (ConnectionError, web.RequestPayloadError):  # there is nobody left to read this
+        raise Problem(400, "malformed-body", "the body broke off") from None
 
 
 def _is_to_come(request: web.Request) -> bool:
@@ -160,7 +189,10 @@ async def resume(request: web.Request, task: Task) -> web.StreamResponse:
 
 def _check_media(request: web.Request) -> None:
     if request.content_type.startswith("multipart/"):
-        raise Problem(415, "unsupported-media-type", "multipart is not taken: send the file itself as the body")
+        detail = (
+            "multipart is taken only as a form that starts an upload: send the file, or the rest of it, as the body"
+        )
+        raise Problem(415, "unsupported-media-type", detail)
     bodies.check_encoding(request)
 
 
@@ -171,6 +203,9 @@ async def _told(request: web.Request, brought: delivery.Brought, *, created: boo
         case (Status.COMPLETED, _) | (Status.PAUSED, Reason.AWAITING_DATA):
             location = {"Location": f"/tasks/{task.id}"} if created else {}
             return answers.task(request, task, 201 if created else 200, **location)
+        case Status.PAUSED, Reason.DISCONNECTED if brought.fault is not None:
+            await delivery.discard(request, task)
+            raise brought.fault
         case Status.PAUSED, Reason.DISCONNECTED if end is delivery.End.TOO_LONG and announced(task) is None:
             await delivery.discard(request, task)  # it could never end
             most = request.app[delivery.LIMITS].max_bytes
