@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import structlog
 from aiohttp import web
@@ -28,6 +28,7 @@ from intermission.supervisor.process.generation import Generation, OccupiedError
 from intermission.supervisor.process.launcher import LaunchError
 from intermission.supervisor.process.local import LocalLauncher
 from intermission.supervisor.routes.application import make_app
+from intermission.supervisor.routes.connection import Connection
 from intermission.supervisor.routes.delivery import LIMITS
 
 _OLDEST_KERNEL: Final = (5, 4)
@@ -38,6 +39,7 @@ _DAY_S: Final = 86_400.0
 _SYNCS_AT_ONCE: Final = 8
 """More would not make a disk faster; a journal takes what comes together in one commit."""
 _LAST_ANSWERS_S: Final = 1.0
+_BACKLOG: Final = 128
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 _log = structlog.get_logger()
 
@@ -121,9 +123,10 @@ async def _running(config: Config) -> AsyncIterator[str]:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS_S, auto_decompress=False)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
+        port = stack.enter_context(contextlib.ExitStack())
         # Before the port closes: who waits for a pause gets its answer, and a load balancer sees that we are not ready.
         stack.push_async_callback(supervisor.drain, config.drain_s)
-        address = await _listen(runner, config)
+        address = await _listen(runner, config, port)
         await supervisor.open()  # after the port: one that is taken must be noticed before anything is launched
         yield address
 
@@ -164,18 +167,21 @@ def _import(hello: wire.Hello) -> registry.Registry:
     return handlers
 
 
-async def _listen(runner: web.AppRunner, config: Config) -> str:
-    site = web.TCPSite(runner, config.host, config.port)
+async def _listen(runner: web.AppRunner, config: Config, port: contextlib.ExitStack) -> str:
+    """The address, on which requests come from now on until ``port`` is closed."""
+    http = cast("web.Server", runner.server)  # it has been set up
     try:
-        await site.start()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Connection(http()), config.host, config.port, backlog=_BACKLOG)
     except socket.gaierror as error:
         raise StartError(f"cannot listen on {config.host}: {error.strerror}; set INTERMISSION_HOST") from None
     except OSError as error:
         said = os.strerror(error.errno or 0)  # asyncio wraps it in a sentence of its own
         remedy = "INTERMISSION_HOST" if error.errno == errno.EADDRNOTAVAIL else "INTERMISSION_PORT"
         raise StartError(f"cannot listen on {config.host}:{config.port}: {said}; set {remedy}") from None
-    host, port = runner.addresses[0][:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    port.callback(server.close)
+    host, number = server.sockets[0].getsockname()[:2]
+    return f"http://[{host}]:{number}" if ":" in host else f"http://{host}:{number}"
 
 
 def _check_platform() -> None:

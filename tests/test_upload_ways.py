@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import pytest_asyncio
-from harness import Server, problem, seeded, send, until
+from harness import Server, parsed, problem, seeded, send, until
 from upload_tools import MIB, WAYS, Sending, begin, data, flowing, newest, resume, sha256
 from verb_tools import nothing_left, playing
 
@@ -161,20 +161,32 @@ async def test_requests_behind_it(server: Server) -> None:
         assert f'"sha256":"{sha256(content)}"'.encode() in heard.replace(b" ", b"")
 
 
-@pytest.mark.parametrize("sent", [9 * MIB + 1, len(LARGE)])
-async def test_a_client_that_says_that_no_more_comes(server: Server, sent: int) -> None:
-    """That ends the connection, by what aiohttp does: what the child has is kept, and may be all of it."""
+@pytest.mark.parametrize("size", [1, 1000, WORTH_BYTES + 1, len(LARGE)])
+async def test_a_client_that_says_that_no_more_comes(server: Server, size: int) -> None:
+    """When its whole request is out, that is no farewell: it is answered, and then the connection is closed."""
+    for pieces in (1, 2):
+        sending = await begin(server, "/upload/start", length=size)
+        for at in range(pieces):
+            await sending.send(HUGE[size * at // pieces : size * (at + 1) // pieces])
+        sending.writer.write_eof()
+        async with asyncio.timeout(20):
+            heard = await sending.reader.read(-1)
+        sending.abort()
+        assert heard.startswith(b"HTTP/1.1 201 "), heard
+        task = parsed(heard).json
+        assert (task["status"], task["result"]["sha256"]) == ("completed", sha256(HUGE[:size]))
+        await removed(server, task["id"])
+
+
+async def test_a_client_that_says_so_in_the_middle(server: Server) -> None:
+    """That ends the body: what has come is kept, and nobody waits for more."""
     there = 9 * MIB + 1
     sending, task_id = await flowing(server, LARGE, there)
-    await sending.send(LARGE[there:sent])
     sending.writer.write_eof()
-    task = await server.until_status(task_id, "completed", "paused")
+    task = await server.until_status(task_id, "paused")
     sending.abort()
-    if task["status"] == "paused":
-        offset = task["checkpoint"]["state"]["received"]
-        assert (task["reason"], there <= offset <= sent) == ("disconnected", True)
-        task = (await resume(server, task_id, LARGE, offset)).json
-    assert task["result"]["sha256"] == sha256(LARGE)
+    assert (task["reason"], task["checkpoint"]["state"]["received"]) == ("disconnected", there)
+    assert (await resume(server, task_id, LARGE, there)).json["result"]["sha256"] == sha256(LARGE)
 
 
 async def test_the_rest_in_another_request(server: Server) -> None:

@@ -9,6 +9,7 @@ from intermission.supervisor.config import Config
 from intermission.supervisor.core import Supervisor
 from intermission.supervisor.routes import (
     auth,
+    connection,
     cors,
     delivery,
     docs,
@@ -36,7 +37,7 @@ def make_app(supervisor: Supervisor, config: Config) -> web.Application:
     """Put the application together."""
     secret = config.jwt_secret
     identify = local_only if secret is None else auth.bearer(secret.get_secret_value())
-    before = [answer_problems, cors.answer_preflights, guard(identify)]
+    before = [connection.attend, answer_problems, cors.answer_preflights, guard(identify)]
     app = web.Application(middlewares=before, client_max_size=MAX_BODY_BYTES)
     app[SUPERVISOR] = supervisor
     app[delivery.LIMITS] = delivery.Limits(config.max_upload_bytes, config.upload_idle_s, tap.works())

@@ -19,7 +19,7 @@ _PARAMETER: Final = re.compile(
 )
 _QUOTED_PAIR: Final = re.compile(r'\\(["\\])')
 """A backslash before anything else is one: that is how browsers send names of Windows."""
-_CHARSETS: Final = frozenset({"utf-8", "iso-8859-1"})
+_EXTENDED: Final = re.compile(r"(utf-8|iso-8859-1)'[^']*'([^']*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +88,10 @@ def disposition(header: str) -> tuple[str, dict[str, str]]:
 
 def named(parameters: Mapping[str, str], name: str) -> str | None:
     """A parameter, in its extended form (RFC 8187) if it has one that can be read."""
-    charset, _, rest = parameters.get(f"{name}*", "").partition("'")
-    if charset.lower() in _CHARSETS:
+    match = _EXTENDED.fullmatch(parameters.get(f"{name}*", ""))
+    if match:
         with contextlib.suppress(UnicodeDecodeError):
-            return unquote(rest.partition("'")[2], charset, "strict")
+            return unquote(match[2], match[1], "strict")
     return parameters.get(name)
 
 

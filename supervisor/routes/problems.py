@@ -100,9 +100,6 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
             _log.exception("a request failed", method=request.method, path=request.path)
             problem = Problem(500, "internal", "the server made a mistake; its log says more")
         response = problem.response()
-    if not (response.prepared or request.content.is_eof()):
-        # The rest of the body is thrown away for a while, so that the client hears this before the connection closes.
-        response.force_close()
     return response
 
 

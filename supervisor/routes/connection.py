@@ -1,0 +1,105 @@
+"""What stands between a client's connection and aiohttp, for the two ends that aiohttp makes too soon.
+
+A client may say that it sends no more once its request is out (``shutdown(SHUT_WR)``; ``nc -N`` does): aiohttp takes
+that for its farewell, closes, and forgets a body that it has read already. Here such a request is answered first.
+
+And what a client still sends when it has been answered is read for a while, or it would meet a reset in place of the
+answer. aiohttp bounds that in time; here it is bounded in bytes too.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, cast
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+MOST_UNWANTED_BYTES: Final = 256 << 20
+"""How much of a body that nobody wants is read before the connection is closed."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection, on its way to aiohttp's protocol."""
+
+    def __init__(self, http: asyncio.Protocol) -> None:
+        self._http = http
+        self._transport: asyncio.Transport | None = None
+        self._request: web.Request | None = None
+        self._unwanted: int | None = None
+
+    @contextmanager
+    def answering(self, request: web.Request) -> Iterator[None]:
+        """While this request is under way."""
+        self._request = request
+        try:
+            yield
+        finally:
+            self._request = None
+
+    def refuse(self) -> None:
+        """Take little more of the body: its request has been answered, and nothing follows."""
+        self._unwanted = MOST_UNWANTED_BYTES
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is open."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._http.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        if self._unwanted is not None:
+            self._unwanted -= len(data)
+            if self._unwanted < 0:
+                self._close()
+                return
+        self._http.data_received(data)
+
+    def eof_received(self) -> bool:
+        """No more will come. What has come just now is a request in the loop's next turn: decide then."""
+        asyncio.get_running_loop().call_soon(self._end)
+        return True
+
+    def pause_writing(self) -> None:
+        """The client reads slowly."""
+        self._http.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        self._http.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is closed."""
+        self._transport = None
+        self._http.connection_lost(exc)
+
+    def _end(self) -> None:
+        """Let a request that came whole be the last; close at once where there is none, or one without a body.
+
+        Those without may be answered without end, as a log that is followed is, and nothing else tells that their
+        client has gone.
+        """
+        request = self._request
+        if request is not None and request.body_exists and request.content.is_eof():
+            request.protocol.close()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+@web.middleware
+async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Have the connection know what is under way on it, and that no more is wanted of what is answered early."""
+    connection = None if request.transport is None else request.transport.get_protocol()
+    if not isinstance(connection, Connection):  # it has been lost meanwhile
+        return await handler(request)
+    with connection.answering(request):
+        response = await handler(request)
+    if not (response.prepared or request.content.is_eof()):
+        # The rest of the body is thrown away for a while, so that the client hears this before the connection closes.
+        response.force_close()
+        connection.refuse()
+    return response
