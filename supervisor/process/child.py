@@ -88,7 +88,7 @@ def _attempt(
         message = _sendable(str(error))[: wire.MAX_TEXT]
         return wire.Errored("exception", type(error).__name__, message, refusal="state_unreadable")
     except Exception as error:  # noqa: BLE001 -- a full disk; or the author's types, which may raise anything
-        return _errored(error)
+        return _errored(error, stream=handler.stream)
     pipe.send_bytes(wire.encode(wire.Ready()))
     try:
         if begin.kind == "clean":
@@ -102,10 +102,10 @@ def _attempt(
             return None  # it said that it stops: what it raises on its way out changes nothing
         with contextlib.suppress(OSError):
             task.sync()
-        return _errored(error)
+        return _errored(error, stream=handler.stream)
 
 
-def _errored(error: BaseException) -> wire.Errored:
+def _errored(error: BaseException, *, stream: bool) -> wire.Errored:
     if not isinstance(error, SystemExit):
         with contextlib.suppress(Exception):  # a full disk must not hide what it has caused
             traceback.print_exception(error)
@@ -120,7 +120,7 @@ def _errored(error: BaseException) -> wire.Errored:
         traceback=_sendable(trace)[-wire.MAX_TEXT :],
         exit_code=code,
         final=isinstance(error, Fatal | Unencodable),
-        no_space=isinstance(error, OSError) and error.errno in wire.NO_SPACE,
+        no_space=isinstance(error, OSError) and error.errno in (wire.NO_DISK if stream else wire.NO_SPACE),
     )
 
 

@@ -12,6 +12,8 @@ from typing import Final, Literal
 import msgspec
 
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_DISK: Final = NO_SPACE | {errno.EIO, errno.EFBIG, errno.EROFS}
+"""What an upload is paused for: its bytes are still with its client, who is told why and may try again."""
 """The errors that say: the disk is full."""
 MAX_STATE_BYTES: Final = 1 << 20
 MAX_RESULT_BYTES: Final = 1 << 20

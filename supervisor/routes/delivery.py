@@ -206,7 +206,7 @@ def cut_short(brought: Brought, mismatch: tuple[int, str] = (422, "digest-mismat
             said = task.error.message if task.error else "the data cannot be used"
             return Problem(422, "failed", said, {"id": task.id, "task_status": task.status, "allowed": task.allowed})
         case Status.PAUSED, Reason.NO_SPACE:
-            told = (507, "no-space", "there is no space left")
+            told = (507, "no-space", f"the disk takes no more ({task.error.message if task.error else 'it is full'})")
         case _ if task.error is not None and task.error.type == CHECKSUM_MISMATCH:
             said = "nothing of this body is kept, for it does not give what was announced"
             told, more = (*mismatch, said), digests.WANTED_OF_CONTENT

@@ -75,6 +75,28 @@ async def test_the_disk_is_full_in_the_middle(tmp_path: Path) -> None:
             assert await server.file(task["id"], "content") == content
 
 
+@pytest.mark.parametrize("fault", ["EIO", "EFBIG", "EROFS", "EDQUOT"])
+async def test_a_disk_that_fails(tmp_path: Path, fault: str) -> None:
+    """Is 507 too, and a pause with what is durable, not an error that uses anything up; when it works again, so on."""
+    content = data(2 * MIB)
+    async with serving(tmp_path, INTERMISSION_HANDLERS=f"{TOYS},bad_disk") as server:
+        (server.data / fault).touch()
+        sending, task_id = await flowing(server, content, 300_000)
+        with contextlib.suppress(ConnectionError):
+            await sending.send(content[300_000:])
+        said = problem(await sending.answer(), 507, "no-space")
+        assert os.strerror(getattr(errno, fault)) in said["detail"]
+        assert said["offset"] >= 300_000
+        task = await server.task(task_id)
+        assert (task["status"], task["reason"]) == ("paused", "no_space")
+        assert task["checkpoint"]["state"]["received"] == said["offset"]
+        for _ in range(6):  # more often than a task may err
+            said = problem(await resume(server, task_id, content, said["offset"]), 507, "no-space")
+        (server.data / fault).unlink()
+        ended = await resume(server, task_id, content, said["offset"])
+        assert (ended.status, ended.json["result"]["sha256"]) == (200, sha256(content))
+
+
 async def test_an_end_that_the_disk_has_lost(tmp_path: Path) -> None:
     """Is noticed before a byte is added; nothing is built upon it."""
     content = data(3 * MIB)
