@@ -81,6 +81,8 @@ class Attempt:
         """What follows for the task is committed, or left to the next start."""
         self.outcome: Task | None = None
         """What followed for the task, once it is settled; None if that is not for the attempt to say."""
+        self.saved = asyncio.Event()
+        """The store has a newer checkpoint. Who waits for that, which is one at most, clears it."""
         self.handed_over = False
         """Another request has taken the place of the one that brought its body."""
         self.body = body
@@ -108,6 +110,11 @@ class Attempt:
         self._body_end: wire.BodyEnd | None = None
         self._disconnected: Reason | None = None
         self._final: wire.Completed | wire.Errored | None = None
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The newest that the store has: nothing that it says is ever taken back."""
+        return self._row
 
     # What the supervisor asks.
 
@@ -317,6 +324,7 @@ class Attempt:
                 checkpoint = self._rate.measured(checkpoint)
                 if await self._store.save(self.task.id, self.task.attempt, checkpoint):
                     self._row = checkpoint
+                    self.saved.set()
             except (restore.UnreadableError, OSError, StoreError) as error:
                 # The slot keeps it meanwhile; the next flush, or the end of the attempt, tries again.
                 _log.warning("a checkpoint could not be committed", task=self.task.id, error=str(error))

@@ -435,9 +435,9 @@ class Supervisor:
         return change
 
 
-def received(task: Task) -> int:
+def received(of: Task | Attempt) -> int:
     """How many bytes of a stream service's data are done with, durably."""
-    return 0 if task.checkpoint is None else int(json.loads(task.checkpoint.state)["received"])
+    return 0 if of.checkpoint is None else int(json.loads(of.checkpoint.state)["received"])
 
 
 def announced(task: Task) -> int | None:

@@ -124,6 +124,7 @@ def test_a_stream_services_own_requests() -> None:
     assert named["start"] == {
         *("filename", "Upload-Length", "Content-Disposition", "Idempotency-Key"),
         *("Repr-Digest", "Content-Digest", "Want-Repr-Digest"),
+        *("Upload-Complete", "Upload-Draft-Interop-Version"),
     }
     assert named["resume"] == {"task", "Prefer", "Upload-Offset", "Content-Digest", "Want-Repr-Digest"}
     assert named["pause"] == {"task", "Prefer"}

@@ -243,8 +243,10 @@ async def test_data(promised: Promised) -> None:
     part = await promised.ask("POST /csv/start", 201, data=b"a,b\n", headers={**rows, "Upload-Length": "8"})
     assert (part.json["service"], part.json["reason"]) == ("upload", "awaiting_data")
     await promised.ask("POST /csv/start", 411, headers={**rows, "Upload-Length": "8"})
-    for verb, status in (("pause", 200), ("terminate", 410)):
-        sending, task_id = await flowing(server, content, MIB, f"Authorization: Bearer {TOKEN}")
+    await promised.ask("OPTIONS /upload/start", 204)
+    resumable = "Upload-Complete: ?1"
+    for verb, status, *more in (("pause", 200), ("pause", 423, resumable), ("terminate", 410)):
+        sending, task_id = await flowing(server, content, MIB, f"Authorization: Bearer {TOKEN}", *more)
         await promised.ask(f"POST /upload/{verb}?task={task_id}", 200)
         promised.hold(start, status, await sending.answer())
     sending, task_id = await flowing(server, content, MIB, f"Authorization: Bearer {TOKEN}")

@@ -5,6 +5,7 @@ writes slowly slows the client. However it ends, what it came to says how far th
 """
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Protocol
@@ -26,6 +27,8 @@ from intermission.supervisor.routes.multipart import CutError
 from intermission.supervisor.routes.problems import Problem
 from intermission.supervisor.routes.tap import Tap
 
+_TOLD_EACH_S: Final = 1.0
+"""How often a client that wants to know hears, at most, how much is durable."""
 _ENDS_WITHIN_S: Final = 15.0
 """More than a pause's grace and the end of a tree; what is not so by then is answered as it is."""
 
@@ -116,6 +119,16 @@ class Raw:
         await requests.go_on(self._request)
 
 
+class Interims(Protocol):
+    """A client that is told something before the answer. Both raise ConnectionError."""
+
+    async def began(self) -> None:
+        """Its body is about to be taken."""
+
+    async def durable(self, offset: int) -> None:
+        """So much of the data is so by now."""
+
+
 async def deliver(
     request: web.Request,
     task: Task,
@@ -124,27 +137,30 @@ async def deliver(
     *,
     source: Source | None = None,
     open_ended: bool = False,
+    interims: Interims | None = None,
 ) -> Brought:
     """Have the body go to a child until either ends; what it came to.
 
-    ``size`` is that of the whole data. Without one the end of the body is that of the data, unless it is
-    ``open_ended``. Raises as `Supervisor.connect` and `refuse_mismatch`, and `GoneError`.
+    ``size`` is that of the whole data. Its last byte ends the data, and without a size the end of the body does so,
+    unless that is ``open_ended``. Raises as `Supervisor.connect` and `refuse_mismatch`, and `GoneError`.
     """
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
     attempt = await supervisor.connect(task.id, caller.scope, caller.user, delivery)
     left = None if size is None else size - delivery.offset
     source = Raw(request) if source is None else source
-    pump = asyncio.create_task(_pump(request, source, attempt, left, delivery.offset, open_ended=open_ended))
+    pumping = _pump(request, source, attempt, left, delivery.offset, open_ended=open_ended, interims=interims)
+    pump = asyncio.create_task(pumping)
     settled = asyncio.create_task(attempt.settled.wait())
+    beside = {settled} if interims is None else {settled, asyncio.create_task(_tell(attempt, interims))}
     try:
         await asyncio.wait({pump, settled}, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait({settled}, timeout=_ENDS_WITHIN_S)
     finally:
         # Whatever ended the request, its child must hear that nothing more comes.
         attempt.end_body(Reason.DISCONNECTED)
-        pump.cancel()
-        settled.cancel()
-        await asyncio.wait({pump, settled})
+        for one in (pump, *beside):
+            one.cancel()
+        await asyncio.wait({pump, *beside})
     end, fault = (End.BROKEN, None) if pump.cancelled() else pump.result()
     if attempt.handed_over:  # what is here is another request's by now, whatever this one's fault
         end, fault = End.TAKEN_OVER, None
@@ -157,8 +173,24 @@ async def deliver(
     return Brought(found, end, fault)
 
 
+async def _tell(attempt: Attempt, interims: Interims) -> None:
+    """Say how much is durable each time that it is more, but not all the time."""
+    with contextlib.suppress(ConnectionError):  # that the client has gone is noticed where its bytes are awaited
+        while await attempt.saved.wait():
+            attempt.saved.clear()
+            await interims.durable(received(attempt))
+            await asyncio.sleep(_TOLD_EACH_S)
+
+
 async def _pump(
-    request: web.Request, source: Source, attempt: Attempt, left: int | None, offset: int, *, open_ended: bool
+    request: web.Request,
+    source: Source,
+    attempt: Attempt,
+    left: int | None,
+    offset: int,
+    *,
+    open_ended: bool,
+    interims: Interims | None,
 ) -> tuple[End, Problem | None]:
     """Have the data go into the pipe; how it ended, and the fault that was in it."""
     limits = request.app[LIMITS]
@@ -168,6 +200,8 @@ async def _pump(
     taken, end, fault = 0, End.BROKEN, None
     try:
         await source.ready()
+        if interims is not None:
+            await interims.began()
         while True:
             block = source.at_hand()
             if not block:
@@ -175,7 +209,7 @@ async def _pump(
                 async with asyncio.timeout(limits.idle_s):
                     block = await source.more()
             if not block:
-                end = End.WHOLE if taken == left or (left is None and not open_ended) else End.PARTIAL
+                end = End.WHOLE if left in {None, taken} and not open_ended else End.PARTIAL
                 break
             if bound is not None and taken + len(block) > bound:
                 await attempt.write(block[: bound - taken])

@@ -31,6 +31,9 @@ from intermission.supervisor.errors import (
 from intermission.supervisor.routes import views
 
 _TYPE: Final = "https://intermission.dev/problems/"
+_REGISTERED_TYPE: Final = "https://iana.org/assignments/http-problem-types#"
+_REGISTERED: Final = frozenset({"mismatching-upload-offset", "completed-upload", "inconsistent-upload-length"})
+"""What has the same name everywhere."""
 _DETAILS: Final = {
     HTTPStatus.NOT_FOUND: "there is nothing at this address",
     HTTPStatus.METHOD_NOT_ALLOWED: "this address does not take {method}; see Allow for what it takes",
@@ -66,7 +69,7 @@ class Problem(Exception):  # noqa: N818 -- the RFC's own word
         """The answer as it is sent."""
         retry = {"Retry-After": "1"} if self.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
         body = {
-            "type": _TYPE + self.slug,
+            "type": (_REGISTERED_TYPE if self.slug in _REGISTERED else _TYPE) + self.slug,
             "title": self.slug.replace("-", " ").capitalize(),
             "status": self.status,
             "detail": self.detail,

@@ -42,8 +42,13 @@ async def later(request: web.Request) -> web.StreamResponse | None:
 async def go_on(request: web.Request) -> None:
     """Ask for the body, where the client waits to be asked (RFC 9110, section 10.1.1)."""
     if request.headers.get("Expect", "").lower() == _CONTINUE and request.version >= HttpVersion11:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # as aiohttp does: the answer has not begun with it
+        await interim(request, b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+async def interim(request: web.Request, head: bytes) -> None:
+    """Send an interim answer (1xx), before the answer. Raises ConnectionError."""
+    await request.writer.write(head)
+    request.writer.output_size = 0  # as aiohttp does: the answer has not begun with it
 
 
 class OfTask(TypedDict):

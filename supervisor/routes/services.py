@@ -31,6 +31,7 @@ def add(app: web.Application) -> None:
     """Add the routes. They match any name; the supervisor refuses what is no service, and says which there are."""
     app.router.add_get("/services", index)
     app.router.add_get("/services/{name}", show)
+    app.router.add_options("/upload/start", streams.options_of_start)
     app.router.add_post("/{service}/start", start, expect_handler=requests.later)
     app.router.add_get("/{service}/status", status)
     for verb in answers.VERBS:

@@ -17,7 +17,7 @@ from intermission.state.status import Reason, Status
 from intermission.supervisor.core import Delivery, Start, announced
 from intermission.supervisor.errors import SupervisorError
 from intermission.supervisor.inputs import UPLOAD
-from intermission.supervisor.routes import answers, bodies, delivery, digests, multipart, requests, shapes
+from intermission.supervisor.routes import answers, bodies, delivery, digests, multipart, requests, resumable, shapes
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.operation import Operation
@@ -54,19 +54,33 @@ Continuing = TypedDict(
 )
 
 
+@Operation(query=(Naming,), answers={204: None}, problems=(422,), sends=("Accept-Patch", "Upload-Limit"))
+async def options_of_start(request: web.Request) -> web.StreamResponse:
+    """Tell that uploads that start here can be resumed, and what limits them."""
+    requests.query(request, "filename")
+    return web.Response(status=204, headers=resumable.support(request))
+
+
 @Operation(
     query=(Naming,),
-    headers=(Announcing, digests.Announcing, digests.Covering, digests.Wanting, requests.Keyed),
+    headers=(
+        *(Announcing, digests.Announcing, digests.Covering, digests.Wanting),
+        *(requests.Keyed, resumable.Speaking),
+    ),
     body=("application/octet-stream", multipart.MEDIA_TYPE),
     answers={200: shapes.Task, 201: shapes.Task, 202: shapes.Task},
-    problems=(400, 408, 409, 410, 411, 413, 415, 422, 503, 507),
-    sends=("Location", "Idempotency-Replayed", *answers.PROGRESS),
+    problems=(400, 408, 409, 410, 411, 413, 415, 422, 423, 503, 507),
+    sends=("Location", "Idempotency-Replayed", *answers.PROGRESS, *resumable.SENDS),
 )
 async def start(request: web.Request, service: str) -> web.StreamResponse:
     """Start a task of this service; the body is its data, of any type, or a form with nothing but one file.
 
     201 when the last byte is durable, 200 when it was paused before. With Upload-Length and no body it is only created.
+    With Upload-Complete it is a resumable upload: 104 and the 201 of one that is not complete say where it goes on.
     """
+    if service == UPLOAD and resumable.creates(request):
+        values = requests.query(request, "filename")
+        return await resumable.create(request, {"filename": values["filename"][0]} if values else {})
     checksum = digests.of_content(request)
     began, size, source = await _create(request, service)
     fresh = began.task

@@ -1,17 +1,18 @@
 """``/upload/files``: tus 1.0.0 (https://tus.io/protocols/resumable-upload), whose uploads are tasks like all others.
 
 Each PATCH is an attempt. HEAD, PATCH and DELETE stop a request that still hangs: what they tell is what comes next.
+An upload has one address: what speaks the other protocol there is passed on to `resumable`.
 """
 
 import base64
 import binascii
-import contextlib
 import functools
 import json
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from email.utils import formatdate
-from typing import Annotated, Any, Final, Literal, Required
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -23,16 +24,16 @@ from intermission.handlers.digest import CHECKSUM_MISMATCH, CHECKSUMS
 from intermission.state.models import Task, Tombstone
 from intermission.state.status import RESTING, Reason, Status
 from intermission.supervisor.core import Delivery, agreed_length, announced, received
-from intermission.supervisor.errors import ConflictError, GoneError, HeldError, OffsetError, UnknownTaskError
+from intermission.supervisor.errors import GoneError, HeldError, OffsetError, UnknownTaskError
 from intermission.supervisor.inputs import UPLOAD
-from intermission.supervisor.routes import bodies, delivery, digests, proxies, requests
+from intermission.supervisor.routes import bodies, delivery, digests, proxies, requests, resource, resumable, shapes
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.operation import Operation
 from intermission.supervisor.routes.problems import Problem
+from intermission.supervisor.routes.resource import PATH
 from intermission.supervisor.routes.shapes import ID_PATTERN
 
-PATH: Final = "/upload/files"
 VERSION: Final = "1.0.0"
 MEDIA_TYPE: Final = "application/offset+octet-stream"
 _EXTENSIONS: Final = (
@@ -41,7 +42,6 @@ _EXTENSIONS: Final = (
 )
 _JOINED_WITHIN_S: Final = 5.0
 """How long the creation of one that is made of parts waits until they are joined; it is answered in any case."""
-_GONE_WITHIN_S: Final = 10.0
 _MISMATCH: Final = (460, "checksum-mismatch")
 _LENGTHS: Final = ("Upload-Length", "Upload-Defer-Length")
 _FINAL: Final = "final;"
@@ -64,7 +64,11 @@ _Length = Annotated[_Size, Field(description="How many bytes there are in all")]
 _Checksum = Annotated[str, Field(description=f"What this body gives: {' or '.join(CHECKSUMS)}, a space, base64")]
 Speaking = TypedDict(
     "Speaking",
-    {"Tus-Resumable": Required[Annotated[Literal["1.0.0"], Field(description="The version of tus")]]},
+    {
+        "Tus-Resumable": Annotated[
+            Literal["1.0.0"], Field(description="The version of tus; left out by clients of the other protocol")
+        ]
+    },
     total=False,
 )
 Creating = TypedDict(
@@ -98,8 +102,9 @@ def add(app: web.Application) -> None:
     """Add the routes."""
     one = f"{PATH}/{{id}}"
     app.router.add_options(PATH, options)
+    app.router.add_options(one, options_of_one)
     app.router.add_post(PATH, create, expect_handler=requests.later)
-    app.router.add_head(one, head)
+    app.router.add_get(one, head)
     app.router.add_patch(one, patch, expect_handler=requests.later)
     app.router.add_delete(one, delete)
     app.router.add_post(one, overridden, expect_handler=requests.later)
@@ -108,20 +113,25 @@ def add(app: web.Application) -> None:
 
 async def _mark(request: web.Request, response: web.StreamResponse) -> None:
     """Say which version this is; errors that never reach a route say so too."""
-    if request.path == PATH or request.path.startswith(f"{PATH}/"):
+    if (request.path == PATH or request.path.startswith(f"{PATH}/")) and not resumable.speaks(request):
         response.headers["Tus-Resumable"] = VERSION
 
 
-def _of_upload(route: _Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """The route of an upload that there is, for clients of this version."""
+def _or(other: _Route) -> Callable[[_Route], Callable[[web.Request], Awaitable[web.StreamResponse]]]:
+    """The route of an upload that there is: the ``other`` for its protocol, this one for clients of this version."""
 
-    @functools.wraps(route)
-    async def checked(request: web.Request) -> web.StreamResponse:
-        task = await _found(request)
-        _check(request)
-        return await route(request, task)
+    def either(route: _Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        @functools.wraps(route)
+        async def checked(request: web.Request) -> web.StreamResponse:
+            task = await resource.found(request)
+            if resumable.speaks(request):
+                return await other(request, task)
+            _check(request)
+            return await route(request, task)
 
-    return checked
+        return checked
+
+    return either
 
 
 def _check(request: web.Request) -> None:
@@ -133,7 +143,16 @@ def _check(request: web.Request) -> None:
     requests.query(request)
 
 
-@Operation(answers={204: None}, sends=("Tus-Version", "Tus-Extension", "Tus-Checksum-Algorithm", "Tus-Max-Size"))
+_OPTIONS: Final = Operation(
+    answers={204: None},
+    sends=(
+        *("Tus-Version", "Tus-Extension", "Tus-Checksum-Algorithm", "Tus-Max-Size"),
+        *("Accept-Patch", "Upload-Limit"),
+    ),
+)
+
+
+@_OPTIONS
 async def options(request: web.Request) -> web.StreamResponse:
     """Tell which version and extensions of tus there are."""
     most = request.app[delivery.LIMITS].max_bytes
@@ -142,19 +161,36 @@ async def options(request: web.Request) -> web.StreamResponse:
         "Tus-Extension": ",".join(_EXTENSIONS),
         "Tus-Checksum-Algorithm": ",".join(CHECKSUMS),
         **({} if most is None else {"Tus-Max-Size": str(most)}),
+        **resumable.support(request),
     }
     return web.Response(status=204, headers=headers)
 
 
+@replace(_OPTIONS, path=(requests.OfTask,))
+async def options_of_one(request: web.Request) -> web.StreamResponse:
+    """Tell the same at the address of an upload, be there one or not."""
+    return await options(request)
+
+
 @Operation(
-    headers=(Speaking, Creating, digests.Announcing, digests.Covering, digests.Wanting),
-    body=MEDIA_TYPE,
+    headers=(
+        *(Speaking, Creating, resumable.Speaking, requests.Keyed),
+        *(digests.Announcing, digests.Covering, digests.Wanting),
+    ),
+    body=(MEDIA_TYPE, resumable.MEDIA_TYPE),
     answers={201: None},
     problems=(400, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
-    sends=("Location", *_SENDS),
+    sends=("Location", "Idempotency-Replayed", *_SENDS, *resumable.SENDS),
 )
 async def create(request: web.Request) -> web.StreamResponse:
-    """Create an upload, and take its first bytes if some come along."""
+    """Create an upload, and take its first bytes if some come along.
+
+    With Upload-Complete instead of Tus-Resumable it is one by the draft of resumable uploads for HTTP; what is complete
+    at once is answered with the task.
+    """
+    if resumable.speaks(request):
+        requests.query(request)
+        return await resumable.create(request, _described(request))
     _check(request)
     if "X-HTTP-Method-Override" in request.headers:
         raise Problem(400, "malformed-header", "X-HTTP-Method-Override is not taken here")
@@ -174,7 +210,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     info = {**_described(request), **digests.asked(request), "size_bytes": size, "concat": concat}
     await delivery.check_size(request, size, bodies.body_length(request))
     fresh = (await request.app[SUPERVISOR].start(UPLOAD, info, request[CALLER].user)).task
-    location = {"Location": _location(request, fresh.id)}
+    location = {"Location": resource.location(request, fresh.id)}
     if not bytes_come and size != 0:
         return _answer(fresh, 201, location)
     brought = await delivery.deliver(request, fresh, Delivery(checksum=checksum), size, open_ended=deferred)
@@ -206,7 +242,7 @@ async def _join(request: web.Request, concat: str) -> web.StreamResponse:
     if isinstance(found, Tombstone):
         raise GoneError(found)
     await delivery.refuse_mismatch(request, found)
-    return _answer(found, 201, {"Location": _location(request, fresh.id)})
+    return _answer(found, 201, {"Location": resource.location(request, fresh.id)})
 
 
 async def _part(request: web.Request, text: str) -> Task:
@@ -237,26 +273,38 @@ def _malformed_concat() -> Problem:
     return Problem(400, "malformed-header", detail)
 
 
-@_of_upload
-@Operation(
-    path=(requests.OfTask,), headers=(Speaking,), answers={200: None}, problems=(404, 410, 412, 422, 503), sends=_SENDS
-)
-async def head(request: web.Request, task: Task) -> web.StreamResponse:
-    """Tell how far an upload is; a request that still brings it bytes is stopped, and they are kept."""
-    return _answer(await _vacant(request, task), 200)
-
-
-@_of_upload
+@_or(resumable.show)
 @Operation(
     path=(requests.OfTask,),
-    headers=(Speaking, Bringing, digests.Covering),
-    body=MEDIA_TYPE,
-    answers={204: None},
+    headers=(Speaking, resumable.Versioned),
+    answers={200: None, 204: None},
+    problems=(404, 410, 412, 422, 503),
+    sends=(*_SENDS, *resumable.SENDS),
+)
+async def head(request: web.Request, task: Task) -> web.StreamResponse:
+    """Tell how far an upload is; a request that still brings it bytes is stopped, and they are kept.
+
+    tus has HEAD alone. Without Tus-Resumable, GET is as HEAD is by the draft of resumable uploads for HTTP: 204.
+    """
+    task = await resource.vacant(request, task)
+    # Who says neither may speak the other, which will not have a version any more when it is a standard.
+    return _answer(task, 200, None if "Tus-Resumable" in request.headers else resumable.state(request, task))
+
+
+@_or(resumable.append)
+@Operation(
+    path=(requests.OfTask,),
+    headers=(Speaking, Bringing, resumable.Speaking, digests.Covering),
+    body=(MEDIA_TYPE, resumable.MEDIA_TYPE),
+    answers={200: shapes.Task, 204: None},
     problems=(400, 403, 404, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
-    sends=_SENDS,
+    sends=(*_SENDS, *resumable.SENDS),
 )
 async def patch(request: web.Request, task: Task) -> web.StreamResponse:
-    """Go on with an upload: the body, from Upload-Offset on; a request that still brings it bytes is stopped."""
+    """Go on with an upload: the body, from Upload-Offset on; a request that still brings it bytes is stopped.
+
+    By the draft of resumable uploads for HTTP, only Upload-Complete: ?1 makes it complete; 200 is the task then.
+    """
     _check_media(request)
     offset, length = bodies.count(request, "Upload-Offset"), bodies.count(request, "Upload-Length")
     checksum = _checksum(request)
@@ -264,7 +312,7 @@ async def patch(request: web.Request, task: Task) -> web.StreamResponse:
         raise Problem(400, "offset-required", "say with Upload-Offset at which byte of the data this body begins")
     if not task.stream:
         raise Problem(403, "final", "an upload that is made of parts takes no bytes")
-    task = await _vacant(request, task)
+    task = await resource.vacant(request, task)
     if offset != (place := received(task)):
         raise OffsetError(task, place)
     size = agreed_length(task, length)
@@ -277,24 +325,16 @@ async def patch(request: web.Request, task: Task) -> web.StreamResponse:
     return _told(await delivery.deliver(request, task, bringing, size, open_ended=size is None), 204, {})
 
 
-@_of_upload
+@_or(resumable.delete)
 @Operation(
     path=(requests.OfTask,),
-    headers=(Speaking,),
+    headers=(Speaking, resumable.Versioned),
     answers={202: None, 204: None},
     problems=(404, 409, 410, 412, 422, 503, 507),
 )
 async def delete(request: web.Request, task: Task) -> web.StreamResponse:
     """Have nothing be left of an upload: a complete one is deleted, any other terminated."""
-    supervisor, caller = request.app[SUPERVISOR], request[CALLER]
-    while task.status is not Status.COMPLETED:
-        with contextlib.suppress(ConflictError):  # it has been completed meanwhile
-            await supervisor.terminate(task.id, caller.scope, by=caller.user)
-            found = await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _GONE_WITHIN_S)
-            return web.Response(status=204 if isinstance(found, Tombstone) else 202)
-        task = await _found(request)
-    await supervisor.delete(task.id, caller.scope, by=caller.user)
-    return web.Response(status=204)
+    return await resource.delete(request, task)
 
 
 _OVERRIDES: Final = {"HEAD": head, "PATCH": patch, "DELETE": delete}
@@ -302,38 +342,21 @@ _OVERRIDES: Final = {"HEAD": head, "PATCH": patch, "DELETE": delete}
 
 @Operation(
     path=(requests.OfTask,),
-    headers=(Speaking, Overriding, Bringing, digests.Covering),
-    body=MEDIA_TYPE,
-    answers={200: None, 202: None, 204: None},
+    headers=(Speaking, Overriding, Bringing, resumable.Speaking, digests.Covering),
+    body=(MEDIA_TYPE, resumable.MEDIA_TYPE),
+    answers={200: shapes.Task, 202: None, 204: None},
     problems=(400, 403, 404, 405, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
     sends=_SENDS,
 )
 async def overridden(request: web.Request) -> web.StreamResponse:
     """Do what X-HTTP-Method-Override says, for clients that can only GET and POST."""
-    await _found(request)
+    await resource.found(request)
     method = request.headers.get("X-HTTP-Method-Override")
     if method is None:
         raise web.HTTPMethodNotAllowed("POST", list(_OVERRIDES))
     if method not in _OVERRIDES:
         raise Problem(400, "malformed-header", f"X-HTTP-Method-Override must be one of {', '.join(_OVERRIDES)}")
     return await _OVERRIDES[method](request)
-
-
-async def _found(request: web.Request) -> Task:
-    task_id = requests.task_id(request.match_info["id"])
-    return await request.app[SUPERVISOR].of_service(UPLOAD, task_id, request[CALLER].scope)
-
-
-async def _vacant(request: web.Request, task: Task) -> Task:
-    """The upload, once no other request brings it bytes. Raises `UnknownTaskError` and `GoneError`."""
-    supervisor = request.app[SUPERVISOR]
-    task = await supervisor.take_over(task.id, request[CALLER].scope)
-    if task.status is Status.TERMINATING:
-        found = await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _GONE_WITHIN_S)
-        if isinstance(found, Tombstone):
-            raise GoneError(found)
-        task = found
-    return task
 
 
 def _is_deferred(request: web.Request) -> bool:
@@ -394,11 +417,6 @@ def _base64(text: str) -> bytes | None:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return None
-
-
-def _location(request: web.Request, task_id: str) -> str:
-    """Where it is. Absolute, for some clients need that; relative, which is right behind any proxy, for want of it."""
-    return f"{proxies.origin(request) or ''}{PATH}/{task_id}"
 
 
 def _told(brought: delivery.Brought, status: int, headers: dict[str, str]) -> web.StreamResponse:

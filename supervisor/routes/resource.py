@@ -1,0 +1,53 @@
+"""``/upload/files/{id}``: an upload under its own address, whichever protocol is spoken there."""
+
+import contextlib
+from typing import Final
+
+from aiohttp import web
+
+from intermission.state.models import Task, Tombstone
+from intermission.state.status import Status
+from intermission.supervisor.errors import ConflictError, GoneError
+from intermission.supervisor.inputs import UPLOAD
+from intermission.supervisor.routes import proxies, requests
+from intermission.supervisor.routes.answers import SUPERVISOR
+from intermission.supervisor.routes.guard import CALLER
+
+PATH: Final = "/upload/files"
+_GONE_WITHIN_S: Final = 10.0
+
+
+def location(request: web.Request, task_id: str) -> str:
+    """Where it is. Absolute, for some clients need that; relative, which is right behind any proxy, for want of it."""
+    return f"{proxies.origin(request) or ''}{PATH}/{task_id}"
+
+
+async def found(request: web.Request) -> Task:
+    """The upload that the address names. Raises `UnknownTaskError` and `GoneError`."""
+    task_id = requests.task_id(request.match_info["id"])
+    return await request.app[SUPERVISOR].of_service(UPLOAD, task_id, request[CALLER].scope)
+
+
+async def vacant(request: web.Request, task: Task) -> Task:
+    """The upload, once no other request brings it bytes. Raises `UnknownTaskError` and `GoneError`."""
+    supervisor = request.app[SUPERVISOR]
+    task = await supervisor.take_over(task.id, request[CALLER].scope)
+    if task.status is Status.TERMINATING:
+        now = await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _GONE_WITHIN_S)
+        if isinstance(now, Tombstone):
+            raise GoneError(now)
+        task = now
+    return task
+
+
+async def delete(request: web.Request, task: Task) -> web.StreamResponse:
+    """Have nothing be left of it: a complete one is deleted, any other terminated."""
+    supervisor, caller = request.app[SUPERVISOR], request[CALLER]
+    while task.status is not Status.COMPLETED:
+        with contextlib.suppress(ConflictError):  # it has been completed meanwhile
+            await supervisor.terminate(task.id, caller.scope, by=caller.user)
+            now = await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _GONE_WITHIN_S)
+            return web.Response(status=204 if isinstance(now, Tombstone) else 202)
+        task = await found(request)
+    await supervisor.delete(task.id, caller.scope, by=caller.user)
+    return web.Response(status=204)
