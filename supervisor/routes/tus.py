@@ -166,9 +166,10 @@ async def options(request: web.Request) -> web.StreamResponse:
     return web.Response(status=204, headers=headers)
 
 
-@replace(_OPTIONS, path=(requests.OfTask,))
+@replace(_OPTIONS, path=(requests.OfTask,), problems=(404, 410))
 async def options_of_one(request: web.Request) -> web.StreamResponse:
-    """Tell the same at the address of an upload, be there one or not."""
+    """Tell the same at the address of an upload."""
+    await resource.found(request)
     return await options(request)
 
 

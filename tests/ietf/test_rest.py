@@ -47,13 +47,14 @@ def bearer(user: str, life_s: float = 3600) -> str:
 
 
 async def test_20_the_limits(server: Server, limited: Server) -> None:
-    """Are told wherever an upload can begin or go on, without its being there; `min-size=0` where there is none."""
-    for path in (START, FILES, f"{FILES}/{'0' * 8}-0000-7000-8000-000000000000"):
-        for at, told in ((server, "min-size=0"), (limited, f"max-size={MOST}")):
+    """Are told wherever an upload can begin or go on; `min-size=0` where there is none."""
+    for at, told in ((server, "min-size=0"), (limited, f"max-size={MOST}")):
+        for path in (START, FILES, await Client(at).create(3)):
             for version in (None, 6, 8):
                 answer = await Client(at, version).ask("OPTIONS", path)
                 assert (answer.status, answer.headers["Upload-Limit"]) == (204, told)
                 assert answer.headers["Accept-Patch"] == "application/partial-upload"
+    assert (await Client(server).ask("OPTIONS", f"{FILES}/01900000-0000-7000-8000-000000000000")).status == 404
 
 
 async def test_20_of_an_upload(limited: Server) -> None:
