@@ -145,6 +145,26 @@ async def test_24_the_digest_of_all(client: Client) -> None:
     assert (wrong.complete, await newest(client.server) == task_id(path)) == ("?1", False)
 
 
+async def test_24_the_digest_of_one_body(client: Client) -> None:
+    """If it is not what was announced, nothing of that body is kept, and the upload goes on where it was."""
+    right, wrong = (
+        f"Content-Digest: sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
+        for body in (CONTENT[HALF:], b"another")
+    )
+    path = await client.create()
+    await client.append(path, CONTENT[:HALF], 0, "?0")
+    for complete in ("?0", "?1"):
+        answer = await client.append(path, CONTENT[HALF:], HALF, complete, wrong)
+        answer.problem(422, "digest-mismatch")
+        assert (answer.offset, answer.complete, answer.told("Upload-Offset")) == (HALF, "?0", [])
+    assert (await client.append(path, CONTENT[HALF:], HALF, "?1", right, "Want-Repr-Digest: sha-256=1")).status == 200
+    assert await client.content(path) == CONTENT
+    answer = await client.ask("POST", START, "Upload-Complete: ?1", wrong, body=b"abc")
+    answer.problem(422, "digest-mismatch")
+    assert (answer.offset, answer.complete) == (0, "?0")
+    assert (await client.append(answer.path, b"abc", 0, "?1")).status == 200
+
+
 async def test_25_who_may(private: Server) -> None:
     """Is asked of each request, of the one that ends it too: an upload is its user's, and unguessable to others."""
     client = Client(private)
