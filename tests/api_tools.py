@@ -7,6 +7,8 @@ from aiohttp import web
 from intermission.supervisor.routes.application import ROOMS
 from intermission.supervisor.routes.operation import Operation
 
+PUBLIC: Final = {"/health", "/health/ready", "/docs", "/docs/{file}", "/upload", "/upload/page/{file}"}
+"""The addresses of the routes that need no token."""
 NEVER: Final = "01936d3e-7b1c-7def-8abc-0123456789ab"
 
 
@@ -33,7 +35,7 @@ def described(route: web.AbstractRoute) -> Operation:
 
 def filled(path: str, task_id: str, service: str, name: str = "lines.txt") -> str:
     """An address of which each part is somebody's; KeyError for a part that is not known here."""
-    return path.format_map({"id": task_id, "service": service, "name": name, "file": "docs.js"})
+    return path.format_map({"id": task_id, "service": service, "name": name, "file": "page.css"})
 
 
 def lines_of(task_id: str, service: str) -> list[str]:

@@ -87,5 +87,5 @@ async def test_no_such_service(server: Server, name: str) -> None:
 
 async def test_no_parameters(server: Server) -> None:
     """There is nothing to be asked more closely."""
-    for path in ("/services", "/services/counter", "/docs", "/openapi.json"):
+    for path in ("/services", "/services/counter", "/docs", "/upload", "/openapi.json"):
         assert pointers(problem(await server.ask("GET", f"{path}?limit=1"), 422, "invalid")) == {"limit"}

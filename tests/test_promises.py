@@ -274,7 +274,15 @@ async def test_what_is_not_about_tasks(promised: Promised) -> None:
     services = (await promised.ask("GET /services", 200)).json["items"]
     for service in services:
         assert (await promised.ask(f"GET /services/{service['name']}", 200)).json == service
-    for path in ("/health", "/health/ready", "/docs", "/docs/docs.js", "/docs/swagger-ui-bundle.js"):
+    for path in (
+        "/health",
+        "/health/ready",
+        "/docs",
+        "/docs/docs.js",
+        "/docs/swagger-ui-bundle.js",
+        "/upload",
+        "/upload/page/upload.js",
+    ):
         await promised.ask(f"GET {path}", 200)
 
 
@@ -283,7 +291,7 @@ async def test_what_is_refused(promised: Promised) -> None:
     for line in lines_of(NEVER, "steps"):
         if not line.startswith("HEAD") and not of_tus(line):
             await promised.ask(line, 404)
-    for line in ("GET /services/nope", "GET /docs/nope.js"):
+    for line in ("GET /services/nope", "GET /docs/nope.js", "GET /upload/page/nope.js"):
         await promised.ask(line, 404)
     await promised.ask("POST /tasks", 404, json={"service": "nope"})
     for path in ("/tasks", "/steps/start"):

@@ -6,11 +6,11 @@ from typing import Final
 from aiohttp import web
 
 from intermission.supervisor import tokens
-from intermission.supervisor.routes import docs, ops
+from intermission.supervisor.routes import docs, ops, upload_page
 from intermission.supervisor.routes.guard import LOCAL, Caller
 from intermission.supervisor.routes.problems import Problem
 
-PUBLIC: Final = ops.PUBLIC | docs.PUBLIC
+PUBLIC: Final = ops.PUBLIC | docs.PAGE.public | upload_page.PAGE.public
 
 
 def bearer(secret: str) -> Callable[[web.Request], Caller]:
