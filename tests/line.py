@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import math
 import socket
 from collections.abc import AsyncIterator
 
@@ -24,9 +23,6 @@ class Line:
         self.pace_s = PACE_S
         self.statuses: list[bytes] = []
         """Of all answers."""
-        self._left: float = math.inf
-        self._spent, self._free = asyncio.Event(), asyncio.Event()
-        self._free.set()
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator["Line"]:
@@ -40,25 +36,8 @@ class Line:
         finally:
             listening.close()
             self.cut()
-            self.release()
             await asyncio.gather(*self._carrying, return_exceptions=True)
             await listening.wait_closed()
-
-    def hold_after(self, size: int) -> None:
-        """Carry so many bytes more to the server, and then nothing until `release`."""
-        self._left = size
-        self._free.clear()
-
-    async def held(self) -> None:
-        """Wait until they are carried."""
-        async with asyncio.timeout(20):
-            await self._spent.wait()
-
-    def release(self) -> None:
-        """Carry on."""
-        self._left = math.inf
-        self._spent.clear()
-        self._free.set()
 
     def cut(self) -> None:
         """Without a word to either side."""
@@ -86,10 +65,5 @@ class Line:
                     self.statuses.append(block[9:12])
                 writer.write(block)
                 await writer.drain()
-                if upwards:
-                    self._left -= len(block)
-                    if self._left <= 0:
-                        self._spent.set()
-                        await self._free.wait()
                 await asyncio.sleep(self.pace_s if upwards else 0)
         writer.close()

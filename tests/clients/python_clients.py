@@ -1,4 +1,4 @@
-"""Real clients of tus, each in a process of its own: ``python tus_clients.py tuspy URL FILE``."""
+"""Real clients of tus, each in a process of its own: ``python python_clients.py tuspy URL FILE``."""
 
 import asyncio
 import io
