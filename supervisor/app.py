@@ -40,6 +40,9 @@ _SYNCS_AT_ONCE: Final = 8
 """More would not make a disk faster; a journal takes what comes together in one commit."""
 _LAST_ANSWERS_S: Final = 1.0
 _BACKLOG: Final = 128
+_LINGER_S: Final = 2.0
+"""How long the rest of a body that is refused is read and dropped, so that its client hears the answer. A browser looks
+at it only when all is sent or nothing more can be: so long it takes until its user sees somebody else's pause."""
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 _log = structlog.get_logger()
 
@@ -120,7 +123,13 @@ async def _running(config: Config) -> AsyncIterator[str]:
         )
         app = make_app(supervisor, config)
         _log.info("uploads", way="spliced" if app[LIMITS].fast else "copied")
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS_S, auto_decompress=False)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            shutdown_timeout=_LAST_ANSWERS_S,
+            lingering_time=_LINGER_S,
+            auto_decompress=False,
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         port = stack.enter_context(contextlib.ExitStack())

@@ -12,7 +12,7 @@ from browsing import browsing, needs_chromium, visiting
 from harness import Server, problem, until
 from line import Line
 from playwright.async_api import Browser, Locator, Page
-from upload_tools import MIB, data, newest, sha256
+from upload_tools import MIB, data, flowing, newest, sha256
 from verb_tools import attempts, nothing_left, playing, strays, tasks
 
 from intermission.supervisor import tokens
@@ -286,6 +286,32 @@ async def test_dropped_files(page: Page, line: Line, server: Server) -> None:
         await row(page, name, "done").wait_for()
         assert await row(page, name).locator("code").inner_text() == sha256(content)
     assert await tasks(server, "running", "paused") == []
+
+
+async def test_what_comes_from_elsewhere(page: Page, server: Server) -> None:
+    """An upload that another client brings is shown as that, and how it ends."""
+    content = data(MIB)
+    sending, _ = await flowing(server, content, MIB // 2, query="?filename=theirs.bin")
+    await page.reload()
+    theirs = row(page, "theirs.bin", "elsewhere")
+    await theirs.wait_for()
+    assert await theirs.locator("progress").evaluate("(bar) => bar.value") == 0.5
+    await sending.send(content[MIB // 2 :])
+    assert (await sending.answer()).status == 201
+    await row(page, "theirs.bin", "done").wait_for()
+
+
+async def test_what_is_refused(browser: Browser, tmp_path: Path) -> None:
+    """Is told in the server's own words; the others come all the same."""
+    async with (
+        playing(tmp_path / "var", INTERMISSION_MAX_UPLOAD_BYTES="1000") as server,
+        visiting(browser, f"{server.url}/upload") as page,
+    ):
+        await choose(page, file(tmp_path, "large", 1001), file(tmp_path, "small", 1000))
+        await row(page, "large", "failed").get_by_text("at most 1000 bytes are taken").wait_for()
+        await row(page, "small", "done").wait_for()
+        await button(page, "Cancel", "large").click()
+        await row(page, "large").wait_for(state="detached")
 
 
 async def test_disturbed(browser: Browser, tmp_path: Path) -> None:

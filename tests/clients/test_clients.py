@@ -132,7 +132,7 @@ async def disturbed(
         return line.statuses.count(b"423") > 3
 
     if comes_again:
-        await until(refused)
+        await until(refused, 60)  # a browser hears of each only when it can send no more
     assert {(await server.task(task_id))["reason"] for task_id in paused} == {"requested"}
     assert [len(await attempts(server, task_id)) for task_id in paused] == before
     for task_id in paused:

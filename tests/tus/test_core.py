@@ -443,6 +443,20 @@ async def test_25_an_early_answer_is_heard(server: Server) -> None:
     assert answer.headers["Connection"] == "close"
 
 
+async def test_25_who_only_sends(server: Server) -> None:
+    """A client that looks at no answer before its body is sent, as a browser does, soon can send no more of it."""
+    path = await create(server, 1 << 30)
+    sending = await begin(server, path, length=1 << 30, at=5)
+
+    async def send_all() -> None:
+        while True:
+            await sending.send(bytes(65_536))
+            await asyncio.sleep(0.01)  # at the pace of a network
+
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(send_all(), 6)
+
+
 async def test_26_chunked(server: Server) -> None:
     """Whatever the chunks; without the last one the body is not whole, and what came is kept."""
     path = await create(server)
