@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from urllib.parse import quote
 
 import filetype
 import pytest
@@ -104,6 +105,29 @@ async def test_a_download_runs_nothing(server: Server, content: bytes, claimed: 
         assert answer.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
     created = await server.ask("POST", "/upload/start", headers={"Upload-Length": "3", "Content-Type": claimed})
     assert created.json["files"] == []
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    ("filename", "saved_as"),
+    [
+        ("flüge 2013.csv", "flüge 2013.csv"),
+        ("../../etc/passwd\r\nX: y", "passwdX: y"),
+        ("C:\\temp\\a.txt", "a.txt"),
+        ("photo\u202egpj.exe", "photogpj.exe"),
+        (".bashrc", "bashrc"),
+        ("", "content"),
+        ("..", "content"),
+        ("a/", "content"),
+        ("a" * 3996 + ".csv", "a" * 196 + ".csv"),
+        ("\U0001f600" * 100, "\U0001f600" * 50),
+    ],
+)
+async def test_what_a_download_is_called(server: Server, filename: str, saved_as: str) -> None:
+    """As the upload was, but for what could lead anywhere or deceive."""
+    task = (await upload(server, b"a", f"?filename={quote(filename)}")).json
+    answer = await server.ask("GET", task["files"][0]["href"])
+    assert answer.headers["Content-Disposition"] == f"attachment; filename*=UTF-8''{quote(saved_as)}"
 
 
 CSV = b"team,email\nred,%s\n"

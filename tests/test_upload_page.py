@@ -151,7 +151,10 @@ async def test_several_files(page: Page, line: Line, server: Server, tmp_path: P
         assert await row(page, name).locator("code").inner_text() == sha256(path.read_bytes())
         async with page.expect_download() as downloading:
             await row(page, name).get_by_role("link", name="Download").click()
-        assert Path(await (await downloading.value).path()).read_bytes() == path.read_bytes()
+        download = await downloading.value
+        assert Path(await download.path()).read_bytes() == path.read_bytes()
+        if path.name != HOSTILE:
+            assert download.suggested_filename == path.name
     assert (
         await page.locator("#uploads *").evaluate_all("all => all.some((one) => one.matches('img, script'))") is False
     )

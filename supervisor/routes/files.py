@@ -94,7 +94,7 @@ async def file(request: web.Request) -> web.StreamResponse:
         raise Problem(404, "unknown-file", f"the task has no file of this name; its files: {there}")
     headers = {
         "Content-Type": views.media_type(task, name),
-        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}",
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(views.saved_as(task, name))}",
         # What is before a checkpoint never changes, so the length says it all.
         "ETag": f'"{task.id}-{outputs[name]}"',
         **(digests.of_file(request, task) if name == CONTENT else {}),

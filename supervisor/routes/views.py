@@ -3,6 +3,7 @@
 import json
 import math
 import mimetypes
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -30,6 +31,8 @@ from intermission.supervisor.routes import shapes
 from intermission.supervisor.usage import ChildView
 
 _OURS: Final = {"jsonl": "application/jsonl", "log": "text/plain"}  # which this machine may know or not
+_PATH: Final = re.compile(r"[/\\]")
+_LONGEST_BYTES: Final = 200
 _PACKED: Final = {"gzip": "application/gzip"}
 
 
@@ -183,6 +186,16 @@ def media_type(of: Task, name: str) -> str:
     if packing is not None:
         kind = _PACKED.get(packing)
     return kind or "application/octet-stream"
+
+
+def saved_as(of: Task, name: str) -> str:
+    """What a download is called: an upload as it was, without a path and what cannot be seen; other files by name."""
+    if of.service != UPLOAD or name != CONTENT or of.result is None:
+        return name
+    called = _PATH.split(json.loads(of.result)["filename"] or "")[-1]
+    # Format characters go, too: one that turns the order of letters makes an .exe look like a .jpg.
+    seen = "".join(letter for letter in called if letter.isprintable())
+    return seen.encode()[-_LONGEST_BYTES:].decode(errors="ignore").lstrip(". ") or name
 
 
 def _progress(of: Progress) -> shapes.Progress:
