@@ -287,9 +287,13 @@ async def head(request: web.Request, task: Task) -> web.StreamResponse:
 
     tus has HEAD alone. Without Tus-Resumable, GET is as HEAD is by the draft of resumable uploads for HTTP: 204.
     """
-    task = await resource.vacant(request, task)
+    task, speaks = await resource.vacant(request, task), "Tus-Resumable" in request.headers
+    if speaks and task.status is Status.PAUSED and not task.is_held and received(task) == announced(task):
+        # By tus it is complete, and nobody will send more: but its child or we were killed before that was written.
+        ending = Delivery(offset=received(task), lifts=False)
+        task = (await delivery.deliver(request, task, ending, announced(task))).task
     # Who says neither may speak the other, which will not have a version any more when it is a standard.
-    return _answer(task, 200, None if "Tus-Resumable" in request.headers else resumable.state(request, task))
+    return _answer(task, 200, None if speaks else resumable.state(request, task))
 
 
 @_or(resumable.append)

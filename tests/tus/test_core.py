@@ -443,6 +443,21 @@ async def test_25_an_early_answer_is_heard(server: Server) -> None:
     assert answer.headers["Connection"] == "close"
 
 
+async def test_07_all_of_it_is_complete(server: Server) -> None:
+    """A client that hears that all is there sends nothing more: it is complete, though its end was never brought.
+
+    So it is after a kill between the last byte and the end; the other protocol's ?0 leads there without one.
+    """
+    path = await create(server)
+    named = {"Upload_Complete": "?0", "Upload_Draft_Interop_Version": "6", "Content_Type": "application/partial-upload"}
+    answer = await patch(server, path, CONTENT, 0, Tus_Resumable=None, **named)
+    assert answer.headers["Upload-Offset"] == str(len(CONTENT))
+    assert (await server.task(task_id(path)))["status"] == "paused"
+    assert await offset(server, path) == len(CONTENT)
+    task = await server.task(task_id(path))
+    assert (task["status"], task["result"]["sha256"]) == ("completed", sha256(CONTENT))
+
+
 async def test_25_who_only_sends(server: Server) -> None:
     """A client that looks at no answer before its body is sent, as a browser does, soon can send no more of it."""
     path = await create(server, 1 << 30)
