@@ -61,6 +61,7 @@ pytestmark = [
         pytest.param(python("aiotus in parts"), 3, id="aiotus in parts"),
         pytest.param(node(), 1, id="tus-js-client", marks=needs_node),
         pytest.param(node(parallelUploads=4), 4, id="tus-js-client in parts", marks=needs_node),
+        pytest.param(node(protocol="ietf-draft-05"), 1, id="tus-js-client, IETF draft 05", marks=needs_node),
         pytest.param(curl, 1, id="curl", marks=NEEDS_CURL),
     ],
 )
