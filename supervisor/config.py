@@ -168,6 +168,10 @@ class Config(BaseModel):
     upload_idle_s: Annotated[float, BeforeValidator(_no_bool)] = Field(
         default=60.0, gt=0, allow_inf_nan=False, description="a number of seconds above 0"
     )
+    upload_min_rate: Annotated[int, BeforeValidator(_no_bool)] = Field(
+        default=1024, ge=0, description="a whole number of bytes a second, 0 or more"
+    )
+    """0: an upload may be as slow as it likes, as long as it is not idle."""
     upload_expires_days: Annotated[float, BeforeValidator(_no_bool)] = Field(
         default=7.0, gt=0, le=36_500, description="a number of days, more than 0 and at most 36500"
     )

@@ -64,6 +64,7 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
             "INTERMISSION_MAX_UPLOADS": "2",
             "INTERMISSION_MAX_UPLOAD_BYTES": "3",
             "INTERMISSION_UPLOAD_IDLE_S": "4.5",
+            "INTERMISSION_UPLOAD_MIN_RATE": "5",
             "INTERMISSION_UPLOAD_EXPIRES_DAYS": "1.5",
             "INTERMISSION_CORS_ORIGINS": "https://Example.org, http://[::1]:3000",
             "INTERMISSION_TRUSTED_PROXIES": "10.1.0.0/16, ::1,127.0.0.1",
@@ -86,6 +87,7 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
         "max_uploads": 2,
         "max_upload_bytes": 3,
         "upload_idle_s": 4.5,
+        "upload_min_rate": 5,
         "upload_expires_days": 1.5,
         "cors_origins": ("https://example.org", "http://[::1]:3000"),
         "trusted_proxies": ("10.1.0.0/16", "::1/128", "127.0.0.1/32"),
@@ -136,6 +138,7 @@ BAD = [
     ("MAX_UPLOADS", "0", "a whole number from 1"),
     ("MAX_UPLOAD_BYTES", "1e9", "a whole number of bytes from 1"),
     ("UPLOAD_IDLE_S", "0", "a number of seconds above 0"),
+    ("UPLOAD_MIN_RATE", "-1", "a whole number of bytes a second, 0 or more"),
     ("UPLOAD_EXPIRES_DAYS", "0", "a number of days, more than 0 and at most 36500"),
     ("CORS_ORIGINS", "*", "origins like https://example.org or http://localhost:3000, separated by commas"),
     (

@@ -41,7 +41,9 @@ def make_app(supervisor: Supervisor, config: Config) -> web.Application:
     before = [connection.attend, answer_problems, cors.answer_preflights, guard(identify)]
     app = web.Application(middlewares=before, client_max_size=MAX_BODY_BYTES)
     app[SUPERVISOR] = supervisor
-    app[delivery.LIMITS] = delivery.Limits(config.max_upload_bytes, config.upload_idle_s, tap.works())
+    app[delivery.LIMITS] = delivery.Limits(
+        config.max_upload_bytes, config.upload_idle_s, config.upload_min_rate, tap.works()
+    )
     app[cors.ORIGINS] = frozenset(config.cors_origins)
     app[proxies.TRUSTED] = tuple(ipaddress.ip_network(text) for text in config.trusted_proxies)
     app.on_response_prepare.append(cors.expose)

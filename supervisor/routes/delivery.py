@@ -24,6 +24,7 @@ from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.bodies import body_length
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.multipart import CutError
+from intermission.supervisor.routes.pace import Pace, TooSlowError, window_s
 from intermission.supervisor.routes.problems import Problem
 from intermission.supervisor.routes.tap import Tap
 
@@ -39,6 +40,8 @@ class Limits:
 
     max_bytes: int | None
     idle_s: float
+    min_rate: int
+    """In bytes a second; see `intermission.supervisor.routes.pace`."""
     fast: bool
     """Whether bodies may go past us, inside the kernel."""
 
@@ -55,6 +58,7 @@ class End(Enum):
     CUT = auto()
     """The request came whole, but what its body packs the data in did not."""
     IDLE = auto()
+    SLOW = auto()
     TOO_LONG = auto()
     TAKEN_OVER = auto()
 
@@ -81,6 +85,7 @@ class Brought:
 
     task: Task
     end: End
+    limits: Limits
     fault: Problem | None = None
     """What shows that the body is not of the kind that it was taken for, so that nothing of it may be kept."""
 
@@ -162,15 +167,16 @@ async def deliver(
             one.cancel()
         await asyncio.wait({pump, *beside})
     end, fault = (End.BROKEN, None) if pump.cancelled() else pump.result()
+    limits = request.app[LIMITS]
     if attempt.handed_over:  # what is here is another request's by now, whatever this one's fault
         end, fault = End.TAKEN_OVER, None
     if attempt.outcome is not None:  # not as it is by now: another request may be bringing more already
         await refuse_mismatch(request, attempt.outcome)
-        return Brought(attempt.outcome, end, fault)
+        return Brought(attempt.outcome, end, limits, fault)
     found = await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _ENDS_WITHIN_S)
     if isinstance(found, Tombstone):
         raise GoneError(found)
-    return Brought(found, end, fault)
+    return Brought(found, end, limits, fault)
 
 
 async def _tell(attempt: Attempt, interims: Interims) -> None:
@@ -196,7 +202,8 @@ async def _pump(
     limits = request.app[LIMITS]
     bound = left if left is not None or limits.max_bytes is None else limits.max_bytes - offset
     known = source.fast_bytes if limits.fast else 0
-    tap, fast = Tap(request), known if bound is None else min(known, bound)
+    pace = Pace(limits.idle_s, limits.min_rate)
+    tap, fast = Tap(request, pace), known if bound is None else min(known, bound)
     taken, end, fault = 0, End.BROKEN, None
     try:
         await source.ready()
@@ -206,8 +213,8 @@ async def _pump(
             block = source.at_hand()
             if not block:
                 taken += await tap.flow(attempt, fast - taken)
-                async with asyncio.timeout(limits.idle_s):
-                    block = await source.more()
+                block = await pace.wait(source.more())
+            pace.came(len(block))
             if not block:
                 end = End.WHOLE if left in {None, taken} and not open_ended else End.PARTIAL
                 break
@@ -217,6 +224,8 @@ async def _pump(
                 break
             await attempt.write(block)
             taken += len(block)
+    except TooSlowError:
+        end = End.SLOW
     except TimeoutError:
         end = End.IDLE
     except CutError:
@@ -250,6 +259,10 @@ def cut_short(brought: Brought, mismatch: tuple[int, str] = (422, "digest-mismat
             told = (408, "idle", "nothing came for too long")
         case _ if end is End.CUT:
             told = (400, "malformed-form", "the form ends before its closing boundary")
+        case _ if end is End.SLOW:
+            limits = brought.limits
+            what = f"fewer than {limits.min_rate} bytes a second came for {window_s(limits.idle_s):g} s"
+            told = (408, "too-slow", what)
         case _ if end is End.TOO_LONG:
             told = (413, "too-long", "the body is longer than it may be")
         case _:

@@ -17,6 +17,7 @@ from typing import Final
 from aiohttp import web
 
 from intermission.supervisor.attempt import Attempt
+from intermission.supervisor.routes.pace import Pace
 
 WORTH_BYTES: Final = 1 << 20
 """With less than this to come the copying way goes on. More than the batch, for which the client must have enough."""
@@ -50,7 +51,8 @@ def works() -> bool:
 class Tap:
     """On the connection of one request, whose body has a length."""
 
-    def __init__(self, request: web.Request) -> None:
+    def __init__(self, request: web.Request, pace: Pace) -> None:
+        self._pace = pace
         self._content = request.content
         self._protocol = request.protocol
         self._transport = request.transport
@@ -59,7 +61,8 @@ class Tap:
     async def flow(self, attempt: Attempt, rest: int) -> int:
         """Move the body, of which so much is to come, for as long as it comes fast; how much was moved.
 
-        To be called when nothing of it is buffered. Raises ConnectionError when the client has gone, or the child.
+        To be called when nothing of it is buffered. Raises ConnectionError when the client has gone, or the child, and
+        as `Pace.wait`.
         """
         transport = self._transport
         if transport is None or rest < WORTH_BYTES or transport.get_extra_info("sslcontext") is not None:
@@ -73,11 +76,12 @@ class Tap:
             while rest - moved >= WORTH_BYTES and not transport.is_closing():
                 taken = await attempt.splice(sock.fileno(), min(rest - moved, _MOST_BYTES))
                 if taken is None:
-                    await self._until_ready(sock)
+                    await self._pace.wait(self._until_ready(sock))
                     taken = await attempt.splice(sock.fileno(), min(rest - moved, _MOST_BYTES))
                 if not taken:
                     break
                 self._pretend(taken)
+                self._pace.came(taken)
                 moved += taken
                 transport.pause_reading()
         finally:

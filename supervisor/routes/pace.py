@@ -1,0 +1,55 @@
+"""How slowly a client may bring its body: not nothing for too long, and not next to nothing for longer.
+
+Only time that was spent waiting for the client counts. A slow disk, a child that is stopped or another request of ours
+is never held against it.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+_WINDOWS: Final = 3
+"""So many times as long as nothing may come, too little may: who is fast and falls silent has the whole idle time."""
+
+
+class TooSlowError(TimeoutError):
+    """The client brings less than the least rate."""
+
+
+def window_s(idle_s: float) -> float:
+    """The time over which the rate is measured."""
+    return _WINDOWS * idle_s
+
+
+class Pace:
+    """Of one body. The client has a window's time of our waiting for each window's worth of bytes."""
+
+    def __init__(self, idle_s: float, least: int) -> None:
+        """``least`` is in bytes a second; 0: however few."""
+        self._idle_s = idle_s
+        self._window_s = window_s(idle_s)
+        self._worth = max(least * self._window_s, 1)
+        self._came = 0.0
+        self._left_s = self._window_s
+
+    def came(self, size: int) -> None:
+        """So many bytes have come."""
+        self._came += size
+        if self._came >= self._worth:
+            self._came %= self._worth
+            self._left_s = self._window_s
+
+    async def wait(self, for_client: Awaitable[T]) -> T:
+        """What the client is waited for. Raises TimeoutError when it is idle, and `TooSlowError`."""
+        loop = asyncio.get_running_loop()
+        began, within_s = loop.time(), min(self._idle_s, self._left_s)
+        try:
+            async with asyncio.timeout(within_s):
+                return await for_client
+        except TimeoutError:
+            if within_s < self._idle_s:
+                raise TooSlowError from None
+            raise
+        finally:
+            self._left_s -= loop.time() - began
