@@ -22,6 +22,7 @@ from intermission.state.sqlite import SqliteStore
 from intermission.state.store import StoreError
 from intermission.supervisor.config import Config
 from intermission.supervisor.core import Supervisor
+from intermission.supervisor.crowd import Crowd
 from intermission.supervisor.places import Places
 from intermission.supervisor.process import wire
 from intermission.supervisor.process.generation import Generation, OccupiedError
@@ -117,7 +118,7 @@ async def _running(config: Config) -> AsyncIterator[str]:
             places,
             syncs,
             max_running=config.max_running,
-            max_uploads=config.max_uploads,
+            crowd=Crowd(config.max_uploads, config.max_user_uploads),
             keep_s=config.retention_days * _DAY_S,
             uploads_s=config.upload_expires_days * _DAY_S,
         )

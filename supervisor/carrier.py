@@ -20,6 +20,7 @@ from intermission.state.store import StoreError
 from intermission.supervisor import inputs, restore, schedule
 from intermission.supervisor.attempt import Attempt, Ending
 from intermission.supervisor.cleaner import Cleaner
+from intermission.supervisor.crowd import Crowd
 from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
 from intermission.supervisor.process.body import BodyPipe
@@ -45,7 +46,9 @@ class Carrier:
         *,
         syncs: Executor,
         max_running: int,
+        crowd: Crowd,
     ) -> None:
+        self._crowd = crowd
         self._ledger = ledger
         self._store = ledger.store
         self._launcher = launcher
@@ -104,7 +107,10 @@ class Carrier:
     async def connect(
         self, task: Task, by: str, params: str, checksum: tuple[str, bytes] | None = None
     ) -> Attempt | None:
-        """Launch a stream service's task, whose body is about to come. None: somebody was first."""
+        """Launch a stream service's task, whose body is about to come. None: somebody was first.
+
+        Raises `CrowdedError`.
+        """
         change = Change(
             task=task,
             event=Event.CONNECTED,
@@ -115,8 +121,15 @@ class Carrier:
             error=None,
             params=params,
         )
-        connected = await self._ledger.advance(change)
-        return None if connected is None else self._carry(connected, BodyPipe(), checksum)
+        attempt = None
+        self._crowd.enter(task.user)
+        try:
+            if (connected := await self._ledger.advance(change)) is not None:
+                attempt = self._carry(connected, BodyPipe(), checksum)
+        finally:
+            if attempt is None:
+                self._crowd.leave(task.user)
+        return attempt
 
     async def open(self) -> None:
         """Carry on what an earlier generation left, then claim."""
@@ -258,6 +271,7 @@ class Carrier:
             if attempt.body is not None:
                 attempt.body.close()
                 self.connected -= 1
+                self._crowd.leave(attempt.task.user)
             attempt.settled.set()
             if self._alone == task_id:
                 self._alone = None

@@ -18,6 +18,7 @@ _FLAGS: Final = (
     ("data-dir", "FOLDER", "./var", "Where the database and the files of tasks are kept."),
     ("max-running", "N", "twice the cores", "How many tasks run at once; 1 makes a strictly sequential queue."),
     ("max-uploads", "N", "1000", "How many uploads may be under way at once; they are not counted as running."),
+    ("max-user-uploads", "N", "100 with a secret", "How many of these may be of one user."),
     ("max-upload-bytes", "BYTES", "none", "The largest upload that is taken."),
     ("upload-idle-s", "SECONDS", "60", "How long an upload may bring nothing before it is paused."),
     ("upload-min-rate", "BYTES", "1024", "A second, over three times that: slower uploads are paused. 0: none."),

@@ -42,6 +42,7 @@ _FILE: Final = "config"  # not a setting but where settings are read: --config o
 _SQLITE: Final = "sqlite:///"
 _SECRET_BYTES: Final = 32  # RFC 7518, section 3.2: a key for HS256 is at least as long as its hash
 _UNSHOWN: Final = frozenset({"jwt_secret", "database_url", "directory_url"})  # a URL may hold a password
+_MAX_USER_UPLOADS: Final = 100
 _ORIGIN: Final = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 _HOST_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 
@@ -161,6 +162,12 @@ class Config(BaseModel):
     max_uploads: Annotated[int, BeforeValidator(_no_bool)] = Field(
         default=1000, ge=1, description="a whole number from 1"
     )
+    max_user_uploads: Annotated[int, BeforeValidator(_no_bool)] = Field(
+        default_factory=lambda data: data["max_uploads"] if data["jwt_secret"] is None else _MAX_USER_UPLOADS,
+        ge=1,
+        description="a whole number from 1",
+    )
+    """Without a secret there is one user, who is everyone."""
     max_upload_bytes: Annotated[int | None, BeforeValidator(_no_bool)] = Field(
         default=None, ge=1, description="a whole number of bytes from 1"
     )

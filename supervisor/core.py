@@ -25,10 +25,10 @@ from intermission.supervisor import inputs
 from intermission.supervisor.attempt import Attempt
 from intermission.supervisor.carrier import Carrier
 from intermission.supervisor.cleaner import Cleaner, remove_folder
+from intermission.supervisor.crowd import Crowd
 from intermission.supervisor.errors import (
     AmbiguousError,
     ConflictError,
-    CrowdedError,
     GoneError,
     HeldError,
     InUseError,
@@ -92,7 +92,7 @@ class Supervisor:
         syncs: Executor,
         *,
         max_running: int,
-        max_uploads: int,
+        crowd: Crowd,
         keep_s: float,
         uploads_s: float,
     ) -> None:
@@ -104,7 +104,7 @@ class Supervisor:
         self.store = store
         self.registry = registry
         self.max_running = max_running
-        self.max_uploads = max_uploads
+        self.crowd = crowd
         self.places = places
         self._launcher = launcher
         self.inotify = Inotify()
@@ -112,7 +112,7 @@ class Supervisor:
         self.watchers = self._ledger.watchers
         self._cleaner = Cleaner(self._ledger, launcher, registry, places, syncs)
         self._carrier = Carrier(
-            self._ledger, launcher, registry, places, self._cleaner, syncs=syncs, max_running=max_running
+            self._ledger, launcher, registry, places, self._cleaner, syncs=syncs, max_running=max_running, crowd=crowd
         )
         self._retention = Retention(store, self._expire, keep_s, uploads_s)
         self._changes = WeakValueDictionary[str, asyncio.Lock]()
@@ -390,8 +390,7 @@ class Supervisor:
         if place != delivery.offset:
             raise OffsetError(task, place)
         size_bytes = agreed_length(task, delivery.length)
-        if self._carrier.connected >= self.max_uploads:
-            raise CrowdedError
+        self.crowd.check(task.user)  # once more when it connects, but then its pause has been lifted
         if size_bytes == announced(task):
             return task.params
         return json.dumps({**json.loads(task.params), "size_bytes": size_bytes}, ensure_ascii=False)

@@ -82,10 +82,14 @@ class HeldError(SupervisorError):
 
 
 class CrowdedError(SupervisorError):
-    """As many uploads as are allowed at once are under way."""
+    """As many uploads as are allowed at once are under way: of all users, or of one."""
 
-    def __init__(self) -> None:
-        super().__init__("as many uploads are under way as this server takes at once; try again in a moment")
+    def __init__(self, user: str | None, most: int) -> None:
+        """``user`` None: of all."""
+        whose = "as this server takes" if user is None else f"of {user!r} as one user may have"
+        super().__init__(
+            f"as many uploads are under way {whose} at once ({most}): try again when one of them has ended"
+        )
 
 
 class UnavailableError(SupervisorError):

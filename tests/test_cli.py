@@ -91,6 +91,7 @@ def test_config_prints_what_is_in_force_and_why(tmp_path: Path) -> None:
         "# INTERMISSION_JWT_SECRET=": "default",
         "INTERMISSION_MAX_RUNNING=3": "file max_running (in our.toml)",
         "INTERMISSION_MAX_UPLOADS=1000": "default",
+        "INTERMISSION_MAX_USER_UPLOADS=1000": "default",
         "# INTERMISSION_MAX_UPLOAD_BYTES=": "default",
         "INTERMISSION_UPLOAD_IDLE_S=60.0": "default",
         "INTERMISSION_UPLOAD_MIN_RATE=1024": "default",

@@ -21,7 +21,7 @@ from intermission.supervisor.core import Delivery, received
 from intermission.supervisor.errors import GoneError
 from intermission.supervisor.routes import digests, requests
 from intermission.supervisor.routes.answers import SUPERVISOR
-from intermission.supervisor.routes.bodies import body_length
+from intermission.supervisor.routes.bodies import body_length, has_body
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.multipart import CutError
 from intermission.supervisor.routes.pace import Pace, TooSlowError, window_s
@@ -61,6 +61,15 @@ class End(Enum):
     SLOW = auto()
     TOO_LONG = auto()
     TAKEN_OVER = auto()
+
+
+def check_crowd(request: web.Request) -> None:
+    """Refuse the body of a new upload if no place is free, or it would be created only to wait for another request.
+
+    Raises `CrowdedError`.
+    """
+    if has_body(request):
+        request.app[SUPERVISOR].crowd.check(request[CALLER].user)
 
 
 async def check_size(

@@ -130,6 +130,7 @@ async def _create(request: web.Request, service: str) -> tuple[Start, int | None
     if body is None and not bodies.is_chunked(request) and size is None:
         detail = "send the data as the body, or Upload-Length without a body to announce it"
         raise Problem(411, "length-required", detail)
+    delivery.check_crowd(request)
     source: delivery.Source
     if request.content_type == multipart.MEDIA_TYPE:
         source = form = _form(request)

@@ -207,6 +207,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     bytes_come = bodies.has_body(request)
     if bytes_come:
         _check_media(request)
+    delivery.check_crowd(request)
     checksum = _checksum(request)
     info = {**_described(request), **digests.asked(request), "size_bytes": size, "concat": concat}
     await delivery.check_size(request, size, bodies.body_length(request))
