@@ -44,6 +44,8 @@ _BACKLOG: Final = 128
 _LINGER_S: Final = 2.0
 """How long the rest of a body that is refused is read and dropped, so that its client hears the answer. A browser looks
 at it only when all is sent or nothing more can be: so long it takes until its user sees somebody else's pause."""
+_MOST_OF_A_LINE: Final = 24 << 10
+"""In the head of a request: more than what an upload may be told to be called or made of, which has a clear answer."""
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 _log = structlog.get_logger()
 
@@ -130,6 +132,8 @@ async def _running(config: Config) -> AsyncIterator[str]:
             shutdown_timeout=_LAST_ANSWERS_S,
             lingering_time=_LINGER_S,
             auto_decompress=False,
+            max_line_size=_MOST_OF_A_LINE,
+            max_field_size=_MOST_OF_A_LINE,
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

@@ -152,6 +152,17 @@ async def test_34_a_name_that_is_too_long(server: Server) -> None:
     assert await newest(server) == before
 
 
+async def test_34_how_long_metadata_may_be(server: Server) -> None:
+    """What an upload may have fits into a header; more has a clear answer."""
+    version, packed = "Tus-Resumable: 1.0.0", "a " + "A" * 16_380
+    answer = await server.exactly("POST /upload/files", version, "Upload-Length: 3", f"Upload-Metadata: {packed}")
+    assert (answer.status, answer.headers["Upload-Metadata"]) == (201, packed)
+    before = await newest(server)
+    answer = await ask(server, "POST", Upload_Length="3", Upload_Metadata="a " + "A" * 16_384)
+    assert problem(answer, 422, "invalid")["errors"][0]["pointer"] == "/metadata"
+    assert await newest(server) == before
+
+
 async def test_35_a_type_without_a_body(server: Server) -> None:
     """Means nothing; with a body only one type will do."""
     assert (await ask(server, "POST", Upload_Length="3", Content_Type="text/plain")).status == 201
