@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fault_tools import TOYS, faulty
-from harness import Server, problem, serving
+from harness import Answer, Server, problem, serving
 from slow_disk import SYNC_S
 from small_disk import SmallDisk, small_disk
 from upload_tools import MIB, begin, chunk, data, flowing, newest, resume, sha256
@@ -52,6 +52,34 @@ async def test_room_is_kept(tmp_path: Path) -> None:
             ballast.unlink()
             assert (await server.ask("DELETE", f"/tasks/{task_id}")).status == 204
             assert before - disk.free_bytes < MIB
+
+
+async def test_more_is_announced_than_there_is_room_for(tmp_path: Path) -> None:
+    """Each fits alone: whose bytes come first has the room, and to the others it is 507 and a pause, never an error."""
+    content = data(30 * MIB)
+    with small_disk(tmp_path, "size=64m") as disk:
+        async with cramped(disk) as server:
+            announced = {"headers": {"Upload-Length": str(len(content))}}
+            answers = await asyncio.gather(*(server.ask("POST", "/upload/start", **announced) for _ in range(12)))
+            assert {answer.status for answer in answers} == {201}
+            ids = [answer.json["id"] for answer in answers]
+
+            async def bring(task_id: str) -> Answer:
+                path = f"/upload/resume?task={task_id}"
+                sending = await begin(server, path, "Upload-Offset: 0", length=len(content))
+                with contextlib.suppress(ConnectionError):
+                    await sending.send(content)
+                return await sending.answer()
+
+            answers = await asyncio.gather(*map(bring, ids))
+            assert sorted(answer.status for answer in answers) == [200] + [507] * 11
+            tasks = [await server.task(task_id) for task_id in ids]
+            assert {task["reason"] for task in tasks} <= {None, "awaiting_data", "no_space"}
+            (done,) = (task["id"] for task in tasks if task["status"] == "completed")
+            assert (await server.ask("DELETE", f"/tasks/{done}")).status == 204
+            other = next(task_id for task_id in ids if task_id != done)
+            ended = await bring(other)
+            assert (ended.status, ended.json["result"]["sha256"]) == (200, sha256(content))
 
 
 async def test_the_disk_is_full_in_the_middle(tmp_path: Path) -> None:
