@@ -1,11 +1,11 @@
 """What may be asked of the store, as operations: what each writes, and in what order."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from intermission.state import rows
-from intermission.state.models import KEEP, Change, Checkpoint, Earlier, Keep, Kind, NewTask, Task, Tombstone
+from intermission.state.models import KEEP, Change, Checkpoint, Earlier, Keep, Kind, NewTask, Task, Tombstone, Usage
 from intermission.state.status import Event, Status
 from intermission.state.store import KEYS_KEPT_S
 from intermission.state.transaction import Operation, Transaction
@@ -53,18 +53,45 @@ WHERE (user, name) IN (SELECT user, name FROM start_keys INDEXED BY start_keys_a
 """Each start with a key takes more old ones away than it adds, so that none stays for long."""
 
 
-def add(new: NewTask) -> Operation[Task | Earlier]:
+USAGE: Final = "SELECT bytes, uploads, unfinished FROM usage WHERE user = ?"
+_COUNT: Final = """
+INSERT INTO usage (user, bytes, uploads, unfinished)
+SELECT user, {sign}bytes, {sign}1, {sign}(status <> 'completed') FROM tasks WHERE id = ?
+ON CONFLICT (user) DO UPDATE SET bytes = bytes + excluded.bytes, uploads = uploads + excluded.uploads,
+  unfinished = unfinished + excluded.unfinished
+"""
+_COUNT_IN: Final = _COUNT.format(sign="")
+_COUNT_OUT: Final = _COUNT.format(sign="-")
+_GONE: Final = f"DELETE FROM tasks {_GUARD} RETURNING user, bytes, status <> 'completed'"
+_COUNT_GONE: Final = """
+UPDATE usage SET bytes = bytes - ?, uploads = uploads - 1, unfinished = unfinished - ? WHERE user = ?
+"""
+_MOST: Final = 2**63 - 1
+_RESERVE: Final = f"""
+UPDATE tasks SET bytes = ? {_GUARD} AND bytes < ?
+AND ? + (SELECT bytes FROM usage WHERE usage.user = tasks.user) <= ?
+"""
+
+
+def add(new: NewTask) -> Operation[Task | Earlier | Usage]:
     """See `Store.add`."""
     row, task = rows.new_task(new), rows.added(new)
 
-    def operation(transaction: Transaction) -> Task | Earlier:
+    def operation(transaction: Transaction) -> Task | Earlier | Usage:
+        since = new.created_at - KEYS_KEPT_S
         if new.key is not None:
-            since = new.created_at - KEYS_KEPT_S
             for found in transaction.fetch(_EARLIER, (new.user, new.key.name, since)):
                 return Earlier(*found)
+        if new.quota is not None:
+            usage = rows.usage(transaction.fetch(USAGE, (new.user,)))
+            if usage.unfinished >= new.quota.unfinished or not new.quota.allows(usage, new.bytes or 0):
+                return usage
+        if new.key is not None:
             transaction.change(_FORGET_KEYS, (since,))
             transaction.change(_KEEP_KEY, (new.user, new.key.name, new.key.digest, new.id, new.created_at))
         transaction.add(row)
+        if new.bytes is not None:
+            transaction.change(_COUNT_IN, (new.id,))
         transaction.event((task.id, task.user, task.created_at, None, task.status, task.reason, 0, task.user))
         for upload_id in new.uploads:
             transaction.change("INSERT INTO uses (upload_id, task_id) VALUES (?, ?)", (upload_id, task.id))
@@ -87,7 +114,7 @@ def advance(change: Change) -> Operation[Task | None]:
     values = (*columns.values(), before.id, before.status, before.attempt)
 
     def operation(transaction: Transaction) -> Task | None:
-        if not transaction.change(sql, values):
+        if not _changed(transaction, before, sql, values):
             return None
         if change.checkpoint is not None:
             transaction.change(_SAVE_ALONG, rows.checkpoint_row(before.id, change.checkpoint))
@@ -115,7 +142,7 @@ def _check_fence(change: Change) -> None:
 def _columns(change: Change, target: Status) -> Mapping[str, Any]:
     columns: dict[str, Any] = {"status": target, "reason": change.reason, "due_at": change.due_at}
     columns["finished_at"] = change.at if target in _FINISHED else None
-    for name in ("attempt", "params", "result", "errors_left", "losses", "lost_sequence"):
+    for name in ("attempt", "params", "bytes", "result", "errors_left", "losses", "lost_sequence"):
         if (value := getattr(change, name)) is not KEEP:
             columns[name] = value
     if not isinstance(change.error, Keep):
@@ -143,6 +170,26 @@ def claim(limit: int, services: Collection[str], at: float, *, wary: bool) -> Op
         return claimed
 
     return operation
+
+
+def reserve(task: Task, size: int, most: int | None) -> Operation[bool]:
+    """See `Store.reserve`."""
+    values = (size, task.id, task.status, task.attempt, size, size, _MOST if most is None else most)
+
+    def operation(transaction: Transaction) -> bool:
+        return _changed(transaction, task, _RESERVE, values)
+
+    return operation
+
+
+def _changed(transaction: Transaction, task: Task, sql: str, values: Sequence[Any]) -> bool:
+    """Whether a statement changes the task; if it is counted, it is taken out of its user's usage for as long."""
+    if task.bytes is None:
+        return transaction.change(sql, values) > 0
+    transaction.change(_COUNT_OUT, (task.id,))
+    changed = transaction.change(sql, values)
+    transaction.change(_COUNT_IN, (task.id,))
+    return changed > 0
 
 
 def save(task_id: str, attempt: int, checkpoint: Checkpoint) -> Operation[bool]:
@@ -176,8 +223,13 @@ def bury(change: Change, tombstone: Tombstone) -> Operation[bool]:
         raise ValueError("the tombstone is another task's")
 
     def operation(transaction: Transaction) -> bool:
-        if not transaction.change(f"DELETE FROM tasks {_GUARD}", (task.id, task.status, task.attempt)):
+        gone = transaction.fetch(_GONE, (task.id, task.status, task.attempt))
+        if not gone:
             return False
+        ((user, counted, unfinished),) = gone
+        if counted is not None:
+            transaction.change(_COUNT_GONE, (counted, unfinished, user))
+            transaction.change("DELETE FROM usage WHERE user = ? AND uploads = 0", (user,))
         transaction.finish()  # what was collected of this task must not be written after it is deleted
         for table in ("checkpoints", "attempts", "events", "uses"):
             transaction.change(f"DELETE FROM {table} WHERE task_id = ?", (task.id,))

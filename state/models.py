@@ -79,6 +79,29 @@ class Earlier:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a user's tasks that are counted (see `NewTask.bytes`) come to."""
+
+    bytes: int = 0
+    uploads: int = 0
+    unfinished: int = 0
+    """Those of them that are not completed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """The most that the usage of one user may come to."""
+
+    bytes: int | None
+    """None: as many as there is space for."""
+    unfinished: int
+
+    def allows(self, usage: Usage, more: int) -> bool:
+        """Whether so many bytes may be added."""
+        return self.bytes is None or usage.bytes + more <= self.bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewTask:
     """A start that a client was promised. The row begins as ``pending`` (see ``stream``), attempt 0."""
 
@@ -99,6 +122,10 @@ class NewTask:
     retry: RetryPolicy | None = None
     due_at: float | None = None
     """Not to be claimed before; of a ``stream`` task, when it expires."""
+    bytes: int | None = None
+    """What it counts with in its user's stored bytes; None: it is not counted."""
+    quota: Quota | None = None
+    """What its user's usage may come to with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +158,8 @@ class Task:
     stream: bool
     retry: RetryPolicy | None = None
     """None: as the handler says."""
+    bytes: int | None = None
+    """See `NewTask.bytes`."""
 
     @property
     def allowed(self) -> tuple[Event, ...]:
@@ -245,6 +274,8 @@ class Change:
     """Saved along with it, if newer than the one stored."""
     params: str | Keep = KEEP
     """JSON: of an upload, once it is known how long it will be."""
+    bytes: int | Keep = KEEP
+    """See `NewTask.bytes`; of a task that is counted."""
     result: str | Keep = KEEP
     error: ErrorInfo | Keep | None = KEEP
     errors_left: int | Keep = KEEP

@@ -17,6 +17,7 @@ from intermission.state.models import (
     RetryPolicy,
     Task,
     Tombstone,
+    Usage,
 )
 from intermission.state.status import Event, Reason, Status
 
@@ -27,16 +28,16 @@ _NARROW: Final = (
     "t.created_at, t.started_at, t.finished_at, t.due_at, t.labels, t.error, "
     "t.stream, c.sequence, c.attempt, c.version, c.saved_at, c.outputs, c.progress"
 )
-WHOLE: Final = f"{_NARROW}, c.state, t.params, t.result, t.retry"
+WHOLE: Final = f"{_NARROW}, c.state, t.params, t.result, t.retry, t.bytes"
 """The columns of a task and its checkpoint; ``t`` and ``c`` in a query."""
-LISTED: Final = f"{_NARROW}, '', '', NULL, NULL"
+LISTED: Final = f"{_NARROW}, '', '', NULL, NULL, t.bytes"
 """The same without what lists leave out."""
 WITH_CHECKPOINT: Final = "LEFT JOIN checkpoints AS c ON c.task_id = t.id"
 TASKS: Final = f"SELECT {WHOLE} FROM tasks AS t {WITH_CHECKPOINT}"
 
 TASK_COLUMNS: Final = (
     "id, service, user, status, priority, attempt, errors_left, losses, lost_sequence, created_at, labels, params, "
-    "reason, stream, due_at, retry"
+    "reason, stream, due_at, retry, bytes"
 )
 CHECKPOINT_COLUMNS: Final = "task_id, sequence, attempt, version, saved_at, outputs, progress, state"
 ATTEMPT_COLUMNS: Final = (
@@ -70,6 +71,7 @@ def task(row: Row) -> Task:
         params=row[24],
         result=row[25],
         retry=None if row[26] is None else RetryPolicy(**json.loads(row[26])),
+        bytes=row[27],
     )
 
 
@@ -79,7 +81,7 @@ def new_task(new: NewTask) -> Row:
     labels = _text(dict(new.labels))
     retry = None if new.retry is None else _text(asdict(new.retry))
     first = (new.id, new.service, new.user, status, new.priority, 0, new.errors_left, 0, -1)
-    return (*first, new.created_at, labels, new.params, reason, new.stream, new.due_at, retry)
+    return (*first, new.created_at, labels, new.params, reason, new.stream, new.due_at, retry, new.bytes)
 
 
 def begin(new: NewTask) -> tuple[Status, Reason | None]:
@@ -112,6 +114,7 @@ def added(new: NewTask) -> Task:
         due_at=new.due_at,
         stream=new.stream,
         retry=new.retry,
+        bytes=new.bytes,
     )
 
 
@@ -185,6 +188,14 @@ def event(row: Row) -> EventRecord:
 def tombstone(row: Row) -> Tombstone:
     """From `TOMBSTONE_COLUMNS`."""
     return Tombstone(id=row[0], service=row[1], user=row[2], gone_at=row[3], by=row[4], receipt=_receipt(row[5]))
+
+
+def usage(found: list[Row]) -> Usage:
+    """From the row of a user, if there is one."""
+    if not found:
+        return Usage()
+    size, uploads, unfinished = found[0]
+    return Usage(bytes=size, uploads=uploads, unfinished=unfinished)
 
 
 def _receipt(text: str | None) -> Receipt | None:

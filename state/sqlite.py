@@ -22,6 +22,7 @@ from intermission.state.models import (
     Query,
     Task,
     Tombstone,
+    Usage,
 )
 from intermission.state.status import WITH_CHILD, Status
 from intermission.state.store import StoreError
@@ -98,7 +99,7 @@ class SqliteStore:
         await opened.aclose()
         self._points = self._lists = self._writer = None
 
-    async def add(self, task: NewTask) -> Task | Earlier:
+    async def add(self, task: NewTask) -> Task | Earlier | Usage:
         """See `Store.add`."""
         return await self._write(changes.add(task))
 
@@ -115,6 +116,14 @@ class SqliteStore:
     async def save(self, task_id: str, attempt: int, checkpoint: Checkpoint) -> bool:
         """See `Store.save`."""
         return await self._write(changes.save(task_id, attempt, checkpoint))
+
+    async def reserve(self, task: Task, size: int, most: int | None) -> bool:
+        """See `Store.reserve`."""
+        return await self._write(changes.reserve(task, size, most))
+
+    async def usage(self, user: str) -> Usage:
+        """See `Store.usage`."""
+        return await self._read(self._points, lambda db: rows.usage(db.execute(changes.USAGE, (user,)).fetchall()))
 
     async def wake_due(self, at: float) -> int:
         """See `Store.wake_due`."""

@@ -19,6 +19,7 @@ from intermission.state.models import (
     Query,
     Task,
     Tombstone,
+    Usage,
 )
 from intermission.state.status import Status
 
@@ -47,11 +48,12 @@ class Store(Protocol):
     async def close(self) -> None:
         """Commit what was asked for, then close. Safe to call twice."""
 
-    async def add(self, task: NewTask) -> Task | Earlier:
+    async def add(self, task: NewTask) -> Task | Earlier | Usage:
         """Insert a pending task; the promise behind a 2xx. An id that exists is a `StoreError`.
 
         With ``due_at`` it is left by every claim before. With a ``key`` whose name the user has given within
-        `KEYS_KEPT_S` nothing is inserted: the answer is that earlier start, whatever has become of its task.
+        `KEYS_KEPT_S` nothing is inserted: the answer is that earlier start, whatever has become of its task. Nor is it
+        where its user's usage would come to more than its ``quota`` with it: the answer is the usage as it is.
         """
 
     async def advance(self, change: Change) -> Task | None:
@@ -76,6 +78,16 @@ class Store(Protocol):
 
     async def save(self, task_id: str, attempt: int, checkpoint: Checkpoint) -> bool:
         """Keep a running or pausing task's checkpoint. False: it is not newer, or the attempt is not current."""
+
+    async def reserve(self, task: Task, size: int, most: int | None) -> bool:
+        """Count a task that counts with fewer bytes with ``size``, guarded as in `advance`.
+
+        False: its user's usage would come to more than ``most`` bytes, or it counts with as many, or somebody was
+        first; nothing was written.
+        """
+
+    async def usage(self, user: str) -> Usage:
+        """What the user's tasks that are counted come to, as of the last commit. It costs the same however many."""
 
     async def wake_due(self, at: float) -> int:
         """Take every retrying task that is due at ``at`` to pending; how many there were."""

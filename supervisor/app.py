@@ -18,6 +18,7 @@ import structlog
 from aiohttp import web
 
 from intermission.handlers import registry
+from intermission.state.models import Quota
 from intermission.state.sqlite import SqliteStore
 from intermission.state.store import StoreError
 from intermission.supervisor.config import Config
@@ -121,6 +122,7 @@ async def _running(config: Config) -> AsyncIterator[str]:
             syncs,
             max_running=config.max_running,
             crowd=Crowd(config.max_uploads, config.max_user_uploads),
+            quota=Quota(bytes=config.max_user_bytes, unfinished=config.max_user_unfinished),
             keep_s=config.retention_days * _DAY_S,
             uploads_s=config.upload_expires_days * _DAY_S,
         )

@@ -20,6 +20,8 @@ _FLAGS: Final = (
     ("max-uploads", "N", "1000", "How many uploads may be under way at once; they are not counted as running."),
     ("max-user-uploads", "N", "100 with a secret", "How many of these may be of one user."),
     ("max-upload-bytes", "BYTES", "none", "The largest upload that is taken."),
+    ("max-user-bytes", "BYTES", "none", "What all uploads of one user may come to."),
+    ("max-user-unfinished", "N", "10000", "How many uploads of one user may be unfinished."),
     ("upload-idle-s", "SECONDS", "60", "How long an upload may bring nothing before it is paused."),
     ("upload-min-rate", "BYTES", "1024", "A second, over three times that: slower uploads are paused. 0: none."),
     ("upload-expires-days", "DAYS", "7", "How long an upload is kept that no client goes on with."),

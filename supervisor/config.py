@@ -172,6 +172,13 @@ class Config(BaseModel):
         default=None, ge=1, description="a whole number of bytes from 1"
     )
     """None: as much as there is space for."""
+    max_user_bytes: Annotated[int | None, BeforeValidator(_no_bool)] = Field(
+        default=None, ge=1, description="a whole number of bytes from 1"
+    )
+    """None: as much as there is space for."""
+    max_user_unfinished: Annotated[int, BeforeValidator(_no_bool)] = Field(
+        default=10_000, ge=1, description="a whole number from 1"
+    )
     upload_idle_s: Annotated[float, BeforeValidator(_no_bool)] = Field(
         default=60.0, gt=0, allow_inf_nan=False, description="a number of seconds above 0"
     )

@@ -18,7 +18,18 @@ from intermission.handlers.inputs import Inputs
 from intermission.handlers.registry import AnyHandler, Registry
 from intermission.handlers.schema import Fault, Invalid, Unencodable
 from intermission.state.ids import new_id
-from intermission.state.models import Change, Earlier, Key, NewTask, Query, RetryPolicy, Task, Tombstone
+from intermission.state.models import (
+    Change,
+    Earlier,
+    Key,
+    NewTask,
+    Query,
+    Quota,
+    RetryPolicy,
+    Task,
+    Tombstone,
+    Usage,
+)
 from intermission.state.status import Event, Reason, Status, allowed, changes
 from intermission.state.store import Store, StoreFullError
 from intermission.supervisor import inputs
@@ -37,6 +48,7 @@ from intermission.supervisor.errors import (
     NoneEligibleError,
     NoSpaceError,
     OffsetError,
+    QuotaError,
     UnavailableError,
     UnknownServiceError,
     UnknownTaskError,
@@ -64,6 +76,8 @@ class Delivery:
 
     offset: int = 0
     """Where they belong."""
+    end: int = 0
+    """Where they end, as far as that is known."""
     length: int | None = None
     """How many there are in all, if that is told only now."""
     checksum: tuple[str, bytes] | None = None
@@ -93,6 +107,7 @@ class Supervisor:
         *,
         max_running: int,
         crowd: Crowd,
+        quota: Quota,
         keep_s: float,
         uploads_s: float,
     ) -> None:
@@ -105,6 +120,7 @@ class Supervisor:
         self.registry = registry
         self.max_running = max_running
         self.crowd = crowd
+        self.quota = quota
         self.places = places
         self._launcher = launcher
         self.inotify = Inotify()
@@ -157,7 +173,8 @@ class Supervisor:
         """Accept a task; it is on disk when this returns. With a key that is known, the task that it stands for.
 
         ``params`` is parsed JSON; with ``due_at`` the task stays pending until then. Raises `UnknownServiceError`,
-        `Invalid`, `UnavailableError` and `NoSpaceError`; with a key also `KeyReusedError` and `GoneError`.
+        `Invalid`, `UnavailableError`, `NoSpaceError` and `QuotaError`; with a key also `KeyReusedError` and
+        `GoneError`.
         """
         if not self._open:
             message = "the server is starting or stopping; try again in a moment"
@@ -184,6 +201,8 @@ class Supervisor:
                 uploads=tuple(set(named.values())),
                 key=key,
                 stream=stream,
+                bytes=(json.loads(text)["size_bytes"] or 0) if handler.stream else None,
+                quota=self.quota if handler.stream else None,
             )
             if self.places.free_bytes() < _LEAST_FREE_BYTES:
                 message = f"less than {_LEAST_FREE_BYTES >> 20} MiB of the disk are free: free some, then try again"
@@ -194,6 +213,8 @@ class Supervisor:
                 added = await self.store.add(fresh)
             except StoreFullError as error:
                 raise NoSpaceError(str(error)) from error
+        if isinstance(added, Usage):
+            raise QuotaError(added, self.quota, fresh.bytes or 0)
         if isinstance(added, Earlier):
             if key is None or added.digest != key.digest:
                 raise KeyReusedError(added.task_id)
@@ -276,16 +297,26 @@ class Supervisor:
         """Launch a stream service's task for bytes that are about to come; where to put them.
 
         A request that brings it bytes already is taken over from. Raises as `pause`, `OffsetError`, `LengthError`,
-        `HeldError`, `CrowdedError` and `UnavailableError`; nothing else has changed then.
+        `HeldError`, `CrowdedError`, `QuotaError` and `UnavailableError`; nothing else has changed then.
         """
         async with self._changing(task_id):  # so that of several requests each has its turn
             while True:
                 task = await self._taken_over(task_id, user)
                 params = self._accepted(task, delivery)
+                await self.reserve(task, max(agreed_length(task, delivery.length) or 0, delivery.end))
                 if task.after(Event.CONNECTED) is None:
                     await self._ask(task_id, user, by, Event.RESUME)
                 elif (attempt := await self._carrier.connect(task, by, params, delivery.checksum)) is not None:
                     return attempt
+
+    async def reserve(self, task: Task, size: int) -> None:
+        """Have an upload count with so many bytes, before they come. Raises `QuotaError`."""
+        if task.bytes is None or task.bytes >= size or await self.store.reserve(task, size, self.quota.bytes):
+            return
+        now, usage = await self.store.get(task.id), await self.store.usage(task.user)
+        more = size - (now.bytes or 0) if isinstance(now, Task) else 0
+        if more > 0 and not self.quota.allows(usage, more):  # else somebody was first, and will be met again
+            raise QuotaError(usage, self.quota, more)
 
     async def delete(self, task_id: str, user: str | None, by: str | None) -> Tombstone:
         """Delete a completed task: its record, files and log. Raises as `pause`, and `InUseError`.

@@ -1,6 +1,6 @@
 """What the supervisor refuses, and why. `intermission.supervisor.routes.problems` turns each into an HTTP answer."""
 
-from intermission.state.models import Task, Tombstone
+from intermission.state.models import Quota, Task, Tombstone, Usage
 from intermission.state.status import Event
 
 
@@ -90,6 +90,22 @@ class CrowdedError(SupervisorError):
         super().__init__(
             f"as many uploads are under way {whose} at once ({most}): try again when one of them has ended"
         )
+
+
+class QuotaError(SupervisorError):
+    """A user's uploads would come to more than one user may have."""
+
+    def __init__(self, usage: Usage, quota: Quota, wanted: int) -> None:
+        """``wanted``: how many bytes more."""
+        if usage.unfinished >= quota.unfinished:
+            why = f"{usage.unfinished} uploads of one user are unfinished, and no more may be: go on with them"
+        else:
+            why = f"{wanted} bytes more are too many: of {quota.bytes} that one user may have {usage.bytes} are taken"
+        super().__init__(f"{why}, or delete or terminate some")
+        self.usage = usage
+        self.quota = quota
+        self.excess = usage.bytes + wanted - (quota.bytes or 0)
+        """How many bytes less could be had."""
 
 
 class UnavailableError(SupervisorError):

@@ -1,9 +1,10 @@
 """Changes of status as the supervisor makes them: committed by the store, then announced to those who wait."""
 
+import json
 from dataclasses import replace
 
 from intermission.state.models import Change, Task, Tombstone
-from intermission.state.status import Status
+from intermission.state.status import RESTING, Status
 from intermission.state.store import Store
 from intermission.supervisor.watch import Watchers
 
@@ -22,8 +23,11 @@ class Ledger:
 
     async def advance(self, change: Change) -> Task | None:
         """See `Store.advance`."""
-        if change.task.stream and change.task.after(change.event) is Status.PAUSED:
+        target = change.task.after(change.event)
+        if change.task.stream and target is Status.PAUSED:
             change = replace(change, due_at=change.at + self.uploads_s)
+        if change.task.bytes is not None and change.end is not None and target in RESTING:
+            change = replace(change, bytes=_counted(change))
         task = await self.store.advance(change)
         if task is not None:
             self.watchers.announce(task.id)
@@ -35,3 +39,10 @@ class Ledger:
         if buried:
             self.watchers.announce(tombstone.id)
         return buried
+
+
+def _counted(change: Change) -> int:
+    """What an upload counts with whose attempt has ended: what it was announced with, or else what is there of it."""
+    checkpoint = change.checkpoint or change.task.checkpoint
+    there = 0 if checkpoint is None else sum(checkpoint.outputs.values())
+    return max(json.loads(change.task.params)["size_bytes"] or 0, there)

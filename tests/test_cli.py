@@ -93,6 +93,8 @@ def test_config_prints_what_is_in_force_and_why(tmp_path: Path) -> None:
         "INTERMISSION_MAX_UPLOADS=1000": "default",
         "INTERMISSION_MAX_USER_UPLOADS=1000": "default",
         "# INTERMISSION_MAX_UPLOAD_BYTES=": "default",
+        "# INTERMISSION_MAX_USER_BYTES=": "default",
+        "INTERMISSION_MAX_USER_UNFINISHED=10000": "default",
         "INTERMISSION_UPLOAD_IDLE_S=60.0": "default",
         "INTERMISSION_UPLOAD_MIN_RATE=1024": "default",
         "INTERMISSION_UPLOAD_EXPIRES_DAYS=7.0": "default",

@@ -271,6 +271,7 @@ async def test_what_is_not_about_tasks(promised: Promised) -> None:
     await promised.ask("POST /team/start", 202, json=teams, headers={"Prefer": "wait=20"})
     page = (await promised.ask("GET /team/teams?limit=1", 200)).json
     assert len((await promised.ask(f"GET /team/teams?cursor={page['next']}", 200)).json["items"]) == 1
+    await promised.ask("GET /upload/usage", 200)
     services = (await promised.ask("GET /services", 200)).json["items"]
     for service in services:
         assert (await promised.ask(f"GET /services/{service['name']}", 200)).json == service

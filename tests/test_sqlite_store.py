@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import pytest
-from samples import STORED, ids, new, now, point, reach, running, step, tombstone
+from samples import STORED, ids, new, now, pages, point, reach, running, step, tombstone
 from structlog.testing import capture_logs
 
 from intermission.state import migrate
 from intermission.state.connection import Connection
-from intermission.state.models import Change, NewTask, Query, Task, Tombstone
+from intermission.state.models import Change, NewTask, Query, Task, Tombstone, Usage
 from intermission.state.sqlite import SqliteStore
 from intermission.state.status import Event, Status
 from intermission.state.store import SchemaError, StoreError, StoreFullError
@@ -31,7 +31,7 @@ from intermission.state.transaction import Transaction
 T = TypeVar("T")
 
 OLD: Final = Path(__file__).parent / "data" / "version-1.db"
-_READ_THROUGH: Final = re.compile(r"SCAN (t|c|tasks|checkpoints|attempts|events|tombstones)\b(?!.*INDEX)")
+_READ_THROUGH: Final = re.compile(r"SCAN (t|c|tasks|checkpoints|attempts|events|tombstones|usage)\b(?!.*INDEX)")
 SERVICES: Final = ["counter", "extract", "team"]
 
 
@@ -168,6 +168,32 @@ class TestOpening:
         """Said in a StoreError that names the file."""
         with pytest.raises(StoreError, match=r"nowhere/x\.db"):
             await SqliteStore(tmp_path / "nowhere" / "x.db").open()
+
+    async def test_uploads_of_an_older_version_are_counted(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With what was announced of them, else with what is there."""
+        scripts = migrate._scripts()
+        with monkeypatch.context() as before:
+            before.setattr(migrate, "_scripts", lambda: scripts[:6])
+            db = sqlite3.connect(path, isolation_level=None)
+            migrate.migrate(db)
+        rest = "NULL, 0, 1, 4, 0, -1, 0, 0, NULL, NULL, '{}', NULL, ?, NULL, 1, NULL"
+        row = f"INSERT INTO tasks VALUES (?, ?, ?, ?, {rest})"
+        for task_id, service, user, status, params in (
+            ("a", "upload", "anna", "completed", '{"size_bytes": 5}'),
+            ("b", "upload", "anna", "paused", '{"size_bytes": null}'),
+            ("c", "upload", "anna", "paused", '{"size_bytes": null}'),
+            ("d", "counter", "anna", "completed", "{}"),
+            ("e", "upload", "berta", "failed", '{"size_bytes": 70}'),
+        ):
+            db.execute(row, (task_id, service, user, status, params))
+        db.execute("INSERT INTO checkpoints VALUES ('b', 1, 1, 1, 0, '{}', NULL, '{\"received\": 600}')")
+        db.close()
+        store = SqliteStore(path)
+        await store.open()
+        assert await store.usage("anna") == Usage(bytes=605, uploads=3, unfinished=2)
+        assert await store.usage("berta") == Usage(bytes=70, uploads=1, unfinished=1)
+        assert [task.bytes for page in await pages(store, Query()) for task in page.items] == [70, None, 0, 600, 5]
+        await store.close()
 
     async def test_odd_names(self, tmp_path: Path) -> None:
         """A path is a path, though the connections are made with URIs."""

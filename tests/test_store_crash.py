@@ -35,7 +35,7 @@ def say(**record):
 
 async def life(store, n):
     while True:
-        task = await store.add(new(service=f"s{n}"))
+        task = await store.add(new(service=f"s{n}", bytes=n))
         say(id=task.id, status=task.status)
         (task,) = await store.claim(1, [task.service], now())
         say(id=task.id, status=task.status)
@@ -94,6 +94,9 @@ async def test_what_was_told_is_there(writer: "Popen[bytes]", tmp_path: Path, li
         orphans = "SELECT count(*) FROM {} WHERE task_id NOT IN (SELECT id FROM tasks)"
         for table in ("checkpoints", "attempts", "events"):
             assert db.execute(orphans.format(table)).fetchone() == (0,), table
+        counted = "SELECT * FROM tasks WHERE bytes IS NOT NULL"
+        sums = f"SELECT user, sum(bytes), count(*), sum(status <> 'completed') FROM ({counted}) GROUP BY user"
+        assert db.execute("SELECT * FROM usage").fetchall() == db.execute(sums).fetchall()
         assert db.execute("SELECT count(*) FROM tombstones WHERE id IN (SELECT id FROM tasks)").fetchone() == (0,)
     db.close()
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
 from samples import end, ids, new, pages, point, tombstone
 
-from intermission.state.models import Change, Kind, Query, Task, Tombstone
+from intermission.state.models import KEEP, Change, Kind, Query, Task, Tombstone, Usage
 from intermission.state.sqlite import SqliteStore
 from intermission.state.status import RESTING, TABLE, WITH_CHILD, Event, Status, after
 
@@ -28,6 +28,7 @@ MOVING: Final = set(Status) - RESTING - {Status.GONE}
 services = st.sampled_from(SERVICES)
 times = st.integers(0, 20).map(float)
 sequences = st.integers(1, 6)
+sizes = st.integers(0, 50)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -62,11 +63,17 @@ class StoreMachine(RuleBasedStateMachine):
 
     # What may happen.
 
-    @rule(target=copies, service=services, user=st.sampled_from(USERS), priority=st.integers(-1, 1))
-    def add(self, service: str, user: str, priority: int) -> Task:
+    @rule(
+        target=copies,
+        service=services,
+        user=st.sampled_from(USERS),
+        priority=st.integers(-1, 1),
+        size=st.none() | sizes,
+    )
+    def add(self, service: str, user: str, priority: int, size: int | None) -> Task:
         """A start."""
         self.counter += 1
-        fresh = new(id=f"{self.counter:08}", service=service, user=user, priority=priority, errors_left=3)
+        fresh = new(id=f"{self.counter:08}", service=service, user=user, priority=priority, errors_left=3, bytes=size)
         task = self.run(self.store.add(fresh))
         self.rows[task.id] = {
             "status": Status.PENDING,
@@ -77,6 +84,7 @@ class StoreMachine(RuleBasedStateMachine):
             "losses": 0,
             "due_at": None,
             "sequence": 0,
+            "bytes": size,
             "begun": [],
             "events": [None],
         }
@@ -116,10 +124,20 @@ class StoreMachine(RuleBasedStateMachine):
         losses=st.integers(0, 4),
         due_at=st.none() | times,
         saved=st.none() | sequences,
+        size=st.none() | sizes,
         ends=st.booleans(),
     )
     def advance(
-        self, copy: Task, pick: int, losses: int, due_at: float | None, saved: int | None, *, raised: bool, ends: bool
+        self,
+        copy: Task,
+        pick: int,
+        losses: int,
+        due_at: float | None,
+        *,
+        saved: int | None,
+        size: int | None,
+        raised: bool,
+        ends: bool,
     ) -> Any:
         """Somebody who read the task at some time takes a step that was possible then."""
         event, target = self.possible(copy, pick)
@@ -134,6 +152,7 @@ class StoreMachine(RuleBasedStateMachine):
             due_at=(due_at or 5.0) if target is Status.RETRYING else due_at if target is Status.PENDING else None,
             checkpoint=None if saved is None else point(saved, copy.attempt),
             end=end(event, copy.attempt) if ends else None,
+            bytes=KEEP if size is None or copy.bytes is None else size,
             **{"attempt": copy.attempt + 1, "kind": kind} if raised else {},  # type: ignore[arg-type]
         )
         task = self.run(self.store.advance(change))
@@ -180,6 +199,21 @@ class StoreMachine(RuleBasedStateMachine):
         assert saved is writes
         if writes and row is not None:
             row["sequence"] = sequence
+
+    @rule(copy=copies, size=sizes, most=st.none() | st.integers(0, 200))
+    def reserve(self, copy: Task, size: int, most: int | None) -> None:
+        """More bytes of an upload are about to come; who says so may be late."""
+        row = self.rows.get(copy.id)
+        writes = (
+            row is not None
+            and self.is_current(copy)
+            and row["bytes"] is not None
+            and row["bytes"] < size
+            and (most is None or self.usage(copy.user).bytes - row["bytes"] + size <= most)
+        )
+        assert self.run(self.store.reserve(copy, size, most)) is writes
+        if writes and row is not None:
+            row["bytes"] = size
 
     @rule(at=times)
     def wake_due(self, at: float) -> None:
@@ -240,6 +274,12 @@ class StoreMachine(RuleBasedStateMachine):
         assert due == min([*retrying, *(at for at in delayed if at is not None and at > 9.0)], default=None)
 
     @invariant()
+    def usages_are_the_sums(self) -> None:
+        """Of what is stored of each user, whatever has become of it."""
+        for user in USERS:
+            assert self.run(self.store.usage(user)) == self.usage(user)
+
+    @invariant()
     def what_is_gone_leaves_its_tombstone(self) -> None:
         """To its user, and to nobody else."""
         for task_id, left in self.gone.items():
@@ -254,6 +294,12 @@ class StoreMachine(RuleBasedStateMachine):
         assert [(attempt.attempt, attempt.kind) for attempt in attempts] == row["begun"]
 
     # The model.
+
+    def usage(self, user: str) -> Usage:
+        """What the counted tasks of a user come to."""
+        rows = [row for row in self.rows.values() if row["user"] == user and row["bytes"] is not None]
+        unfinished = sum(row["status"] is not Status.COMPLETED for row in rows)
+        return Usage(bytes=sum(row["bytes"] for row in rows), uploads=len(rows), unfinished=unfinished)
 
     def possible(self, copy: Task, pick: int) -> tuple[Event | None, Status | None]:
         """One of the steps that the table has from where the copy stands; a claim from pending is the claim's."""
@@ -273,6 +319,8 @@ class StoreMachine(RuleBasedStateMachine):
         """What a change that was made does to the model."""
         row = self.rows[change.task.id]
         row |= {"status": target, "due_at": change.due_at}
+        if isinstance(change.bytes, int):
+            row["bytes"] = change.bytes
         if isinstance(change.losses, int):
             row["losses"] = change.losses
         if isinstance(change.attempt, int):
@@ -287,9 +335,8 @@ class StoreMachine(RuleBasedStateMachine):
         """Whether a task that the store gave out is what the model holds."""
         row = self.rows[task.id]
         sequence = task.checkpoint.sequence if task.checkpoint else 0
-        found = (task.status, task.attempt, task.service, task.user, task.priority, task.losses, task.due_at, sequence)
-        names = ("status", "attempt", "service", "user", "priority", "losses", "due_at", "sequence")
-        assert found == tuple(row[name] for name in names)
+        names = ("status", "attempt", "service", "user", "priority", "losses", "due_at", "bytes")
+        assert (*(getattr(task, name) for name in names), sequence) == (*(row[name] for name in names), row["sequence"])
 
 
 TestStoreMachine = StoreMachine.TestCase

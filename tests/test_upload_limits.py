@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 import pytest_asyncio
 from harness import Answer, Server, problem
-from upload_tools import MIB, Sending, begin, data, sha256
+from upload_tools import MIB, Sending, begin, chunk, data, sha256
 from verb_tools import playing
 
 from intermission.supervisor import tokens
@@ -143,3 +143,147 @@ def _at_once(tasks: list[dict[str, str]]) -> list[list[str]]:
         [other["id"] for other in tasks if other["started_at"] <= task["started_at"] < other["finished_at"]]
         for task in tasks
     ]
+
+
+# Bytes.
+
+
+async def usage(server: Server, who: dict[str, str]) -> dict[str, int]:
+    """What a user's uploads come to."""
+    answer = await server.ask("GET", "/upload/usage", headers=who)
+    assert answer.status == 200
+    said: dict[str, int] = answer.json
+    return said
+
+
+async def sent(server: Server, who: dict[str, str], size: int, **headers: str) -> Answer:
+    """An upload of so many bytes."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return await server.ask("POST", "/upload/start", data=io.BytesIO(CONTENT[:size]), headers={**who, **named})
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def narrow(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    """A server on which each user may store a million bytes, and have five uploads unfinished."""
+    settings = {
+        "INTERMISSION_JWT_SECRET": SECRET,
+        "INTERMISSION_MAX_USER_BYTES": "1000000",
+        "INTERMISSION_MAX_USER_UNFINISHED": "5",
+    }
+    async with playing(tmp_path_factory.mktemp("quota"), **settings) as running:
+        assert running.session is not None
+        running.session.headers.update(ROOT)
+        yield running
+
+
+async def test_what_counts(narrow: Server) -> None:
+    """The announced size of what is unfinished, the real size of what is complete; nothing once it is gone."""
+    carla = bearer("carla")
+    nothing = {"stored_bytes": 0, "max_bytes": 1_000_000, "uploads": 0, "unfinished": 0, "max_unfinished": 5}
+    assert await usage(narrow, carla) == nothing
+    waiting = await created(narrow, carla, 600_000)
+    assert await usage(narrow, carla) == {**nothing, "stored_bytes": 600_000, "uploads": 1, "unfinished": 1}
+    done = (await sent(narrow, carla, 400_000)).json["id"]
+    full = {**nothing, "stored_bytes": 1_000_000, "uploads": 2, "unfinished": 1}
+    assert await usage(narrow, carla) == full
+
+    answer = await sent(narrow, carla, 1)
+    said = problem(answer, 507, "quota")
+    assert "1 bytes more are too many: of 1000000 that one user may have 1000000 are taken" in said["detail"]
+    assert {name: said[name] for name in full} == full == await usage(narrow, carla)
+    tus = {**carla, "Tus-Resumable": "1.0.0", "Upload-Length": "1"}
+    problem(await narrow.ask("POST", "/upload/files", headers=tus), 507, "quota")
+    assert (await sent(narrow, carla, 0)).status == 201
+    assert (await sent(narrow, bearer("dora"), 1_000_000)).status == 201
+
+    assert (await narrow.ask("DELETE", f"/tasks/{done}", headers=carla)).status == 204
+    assert (await narrow.verb(waiting, "terminate")).status == 200
+    assert await usage(narrow, carla) == {**nothing, "uploads": 1}
+
+
+async def test_many_starts_at_one_moment(narrow: Server) -> None:
+    """Of twenty that fit alone only as many are accepted as fit together."""
+    emil = bearer("emil")
+    answers = await asyncio.gather(*(sent(narrow, emil, 300_000) for _ in range(20)))
+    assert sorted(answer.status for answer in answers) == [201] * 3 + [507] * 17
+    assert (await usage(narrow, emil))["stored_bytes"] == 900_000
+
+
+async def test_a_length_that_comes_later(narrow: Server) -> None:
+    """It counts when it is said, or with the bytes that come; what would be too much is refused before a byte."""
+    fritz = bearer("fritz")
+    speaks = {**fritz, "Tus-Resumable": "1.0.0"}
+    answer = await narrow.ask("POST", "/upload/files", headers={**speaks, "Upload-Defer-Length": "1"})
+    path = f"/upload/files/{answer.headers['Location'].rpartition('/')[2]}"
+    brings = {**speaks, "Content-Type": "application/offset+octet-stream"}
+
+    async def patch(size: int, at: int, **more: str) -> Answer:
+        headers = {**brings, "Upload-Offset": str(at), **{name.replace("_", "-"): text for name, text in more.items()}}
+        return await narrow.ask("PATCH", path, data=io.BytesIO(CONTENT[at : at + size]), headers=headers)
+
+    problem(await patch(1_000_001, 0), 507, "quota")
+    assert (await usage(narrow, fritz))["stored_bytes"] == 0
+    assert (await patch(1000, 0)).status == 204
+    assert (await usage(narrow, fritz))["stored_bytes"] == 1000
+    problem(await patch(10, 1000, Upload_Length="1000001"), 507, "quota")
+    assert (await patch(10, 1000, Upload_Length="999999")).status == 204
+    assert (await usage(narrow, fritz))["stored_bytes"] == 999_999
+    problem(await sent(narrow, fritz, 2), 507, "quota")
+
+
+async def test_a_length_that_nobody_says(narrow: Server) -> None:
+    """Chunked: it is taken as far as there is room, 507 says how far; what is there is kept, counted and goes on."""
+    gerda = bearer("gerda")
+    whole = (await sent(narrow, gerda, 500_000)).json["id"]
+    sending = await begin(narrow, "/upload/start", f"Authorization: {gerda['Authorization']}")
+    for at in range(0, 600_000, 50_000):
+        sending.writer.write(chunk(CONTENT[at : at + 50_000]))
+    said = problem(await sending.answer(), 507, "quota")
+    assert said["offset"] == 500_000
+    problem(await sent(narrow, gerda, 1), 507, "quota")
+    assert (await narrow.ask("DELETE", f"/tasks/{whole}", headers=gerda)).status == 204
+    now = await usage(narrow, gerda)
+    assert (now["stored_bytes"], now["unfinished"]) == (500_000, 1)
+    rest = {**gerda, "Upload-Offset": str(said["offset"])}
+    answer = await narrow.ask("POST", f"/upload/resume?task={said['id']}", data=b"end", headers=rest)
+    assert answer.json["result"]["sha256"] == sha256(CONTENT[: said["offset"]] + b"end")
+    now = await usage(narrow, gerda)
+    assert (now["stored_bytes"], now["unfinished"]) == (500_003, 0)
+
+
+# Unfinished.
+
+
+async def test_too_many_unfinished(narrow: Server) -> None:
+    """The sixth is refused until one is complete or gone; a replayed start is none."""
+    hanna = bearer("hanna")
+    keyed = {**hanna, "Idempotency-Key": "first", "Upload-Length": "3"}
+    first = (await narrow.ask("POST", "/upload/start", headers=keyed)).json["id"]
+    others = [await created(narrow, hanna, 3) for _ in range(4)]
+    refused = await sent(narrow, hanna, 3)
+    assert "5 uploads of one user are unfinished, and no more may be" in problem(refused, 507, "quota")["detail"]
+    assert (await narrow.ask("POST", "/upload/start", headers=keyed)).json["id"] == first
+    done = await narrow.ask(
+        "POST", f"/upload/resume?task={first}", data=b"abc", headers={**hanna, "Upload-Offset": "0"}
+    )
+    assert done.json["status"] == "completed"
+    assert (await sent(narrow, hanna, 3)).status == 201
+    assert (await narrow.verb(others[0], "terminate")).status == 200
+    assert (await usage(narrow, hanna))["unfinished"] == 3
+
+
+async def test_the_sums_after_kills(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """SIGKILL of the server while bytes of unknown length flow: then it counts with what is there, and no more."""
+    settings = {"INTERMISSION_JWT_SECRET": SECRET, "INTERMISSION_MAX_USER_BYTES": str(64 * MIB)}
+    async with playing(tmp_path_factory.mktemp("killed"), **settings) as server:
+        sending = await begin(server, "/upload/start", f"Authorization: {ANNA['Authorization']}")
+        sending.writer.write(chunk(CONTENT))
+        async with asyncio.timeout(20):
+            while (await usage(server, ANNA))["stored_bytes"] < len(CONTENT):
+                pass
+        await server.kill()
+        sending.abort()
+        await server.start()
+        (item,) = (await server.ask("GET", "/upload/status", headers=ANNA)).json["items"]
+        there = (await server.ask("HEAD", f"/upload/status?task={item['id']}", headers=ANNA)).headers["Upload-Offset"]
+        assert (await usage(server, ANNA))["stored_bytes"] == int(there)

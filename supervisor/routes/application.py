@@ -18,6 +18,7 @@ from intermission.supervisor.routes import (
     files,
     ops,
     proxies,
+    quotas,
     services,
     tap,
     tasks,
@@ -30,7 +31,7 @@ from intermission.supervisor.routes.guard import guard, local_only
 from intermission.supervisor.routes.problems import answer_problems
 from intermission.supervisor.routes.requests import MAX_BODY_BYTES
 
-ROOMS: Final = (tasks, files, events, ops, docs, extract, team, tus, upload_page, services)
+ROOMS: Final = (tasks, files, events, ops, docs, extract, team, tus, quotas, upload_page, services)
 """Who adds routes, in the order of the document. The services' match any first part, so they come last."""
 
 

@@ -6,7 +6,7 @@ writes slowly slows the client. However it ends, what it came to says how far th
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final, Protocol
 
@@ -20,6 +20,7 @@ from intermission.supervisor.attempt import Attempt
 from intermission.supervisor.core import Delivery, received
 from intermission.supervisor.errors import GoneError
 from intermission.supervisor.routes import digests, requests
+from intermission.supervisor.routes.allowance import Allowance
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.bodies import body_length, has_body
 from intermission.supervisor.routes.guard import CALLER
@@ -60,6 +61,7 @@ class End(Enum):
     IDLE = auto()
     SLOW = auto()
     TOO_LONG = auto()
+    QUOTA = auto()
     TAKEN_OVER = auto()
 
 
@@ -159,10 +161,11 @@ async def deliver(
     unless that is ``open_ended``. Raises as `Supervisor.connect` and `refuse_mismatch`, and `GoneError`.
     """
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
+    source = Raw(request) if source is None else source
+    delivery = replace(delivery, end=delivery.offset + source.fast_bytes)
     attempt = await supervisor.connect(task.id, caller.scope, caller.user, delivery)
     left = None if size is None else size - delivery.offset
-    source = Raw(request) if source is None else source
-    pumping = _pump(request, source, attempt, left, delivery.offset, open_ended=open_ended, interims=interims)
+    pumping = _pump(request, source, attempt, left, delivery, open_ended=open_ended, interims=interims)
     pump = asyncio.create_task(pumping)
     settled = asyncio.create_task(attempt.settled.wait())
     beside = {settled} if interims is None else {settled, asyncio.create_task(_tell(attempt, interims))}
@@ -202,17 +205,19 @@ async def _pump(
     source: Source,
     attempt: Attempt,
     left: int | None,
-    offset: int,
+    delivery: Delivery,
     *,
     open_ended: bool,
     interims: Interims | None,
 ) -> tuple[End, Problem | None]:
     """Have the data go into the pipe; how it ended, and the fault that was in it."""
     limits = request.app[LIMITS]
-    bound = left if left is not None or limits.max_bytes is None else limits.max_bytes - offset
+    bound = limits.max_bytes if left is None else delivery.offset + left
+    counted = delivery.end if left is None else delivery.offset + left
+    allowance = Allowance(request.app[SUPERVISOR], attempt.task, bound, counted)
     known = source.fast_bytes if limits.fast else 0
     pace = Pace(limits.idle_s, limits.min_rate)
-    tap, fast = Tap(request, pace), known if bound is None else min(known, bound)
+    tap, fast = Tap(request, pace), known if bound is None else min(known, bound - delivery.offset)
     taken, end, fault = 0, End.BROKEN, None
     try:
         await source.ready()
@@ -227,16 +232,14 @@ async def _pump(
             if not block:
                 end = End.WHOLE if left in {None, taken} and not open_ended else End.PARTIAL
                 break
-            if bound is not None and taken + len(block) > bound:
-                await attempt.write(block[: bound - taken])
-                end = End.TOO_LONG
+            allowed = await allowance.up_to(delivery.offset + taken + len(block)) - delivery.offset - taken
+            await attempt.write(block[:allowed])
+            if allowed < len(block):
+                end = End.QUOTA if allowance.used_up else End.TOO_LONG
                 break
-            await attempt.write(block)
             taken += len(block)
-    except TooSlowError:
-        end = End.SLOW
-    except TimeoutError:
-        end = End.IDLE
+    except TimeoutError as error:
+        end = End.SLOW if isinstance(error, TooSlowError) else End.IDLE
     except CutError:
         end = End.CUT
     except (ConnectionError, web.RequestPayloadError):  # the client went away, or the child did
@@ -272,6 +275,8 @@ def cut_short(brought: Brought, mismatch: tuple[int, str] = (422, "digest-mismat
             limits = brought.limits
             what = f"fewer than {limits.min_rate} bytes a second came for {window_s(limits.idle_s):g} s"
             told = (408, "too-slow", what)
+        case _ if end is End.QUOTA:
+            told = (507, "quota", "more than that would be more than one user may have stored")
         case _ if end is End.TOO_LONG:
             told = (413, "too-long", "the body is longer than it may be")
         case _:

@@ -24,6 +24,7 @@ from intermission.supervisor.errors import (
     NoneEligibleError,
     NoSpaceError,
     OffsetError,
+    QuotaError,
     UnavailableError,
     UnknownServiceError,
     UnknownTaskError,
@@ -43,6 +44,9 @@ _PLAIN: Final[dict[type[Exception], tuple[int, str]]] = {
     UnknownServiceError: (404, "unknown-service"),
     UnknownTaskError: (404, "unknown-task"),
     NoneEligibleError: (404, "none-eligible"),
+    AmbiguousError: (409, "several-tasks"),
+    InUseError: (409, "in-use"),
+    QuotaError: (507, "quota"),
     KeyReusedError: (422, "key-reused"),
     OffsetError: (409, "offset"),
     HeldError: (423, "held"),
@@ -125,13 +129,13 @@ def _of(error: Exception) -> Problem | None:
             problem = Problem(
                 409, "not-now", said, {"id": task.id, "task_status": task.status, "allowed": task.allowed}
             )
-        case AmbiguousError():
-            problem = Problem(409, "several-tasks", said, {"tasks": error.task_ids})
+        case AmbiguousError(task_ids=ids) | InUseError(task_ids=ids):
+            problem = Problem(*_PLAIN[type(error)], said, {"tasks": ids})
         case OffsetError(task=task, offset=offset) | HeldError(task=task, offset=offset):
             members = {"id": task.id, "task_status": task.status, "allowed": task.allowed, "offset": offset}
             problem = Problem(*_PLAIN[type(error)], said, members, {"Upload-Offset": str(offset)})
-        case InUseError():
-            problem = Problem(409, "in-use", said, {"tasks": error.task_ids})
+        case QuotaError(usage=usage):
+            problem = Problem(*_PLAIN[type(error)], said, {**views.usage(usage, error.quota)})
         case GoneError():
             problem = Problem(410, "gone", said, _remains(error))
         case StoreError() if not isinstance(error, StoreFullError):

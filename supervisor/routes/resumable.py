@@ -87,6 +87,7 @@ async def create(request: web.Request, described: Mapping[str, Any]) -> web.Stre
     }
     size, checksum = info["size_bytes"], digests.of_content(request)
     with _worded(request, 0):
+        delivery.check_crowd(request)
         await _check_size(request, size)
         began = await request.app[SUPERVISOR].start(UPLOAD, info, request[CALLER].user, key=requests.key(request, info))
         task = await resource.vacant(request, began.task) if began.replayed else began.task

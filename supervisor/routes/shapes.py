@@ -309,6 +309,20 @@ class Health(TypedDict):
     max_running: int
 
 
+@_documented
+class Usage(TypedDict):
+    """What a user's uploads come to, and what they may."""
+
+    stored_bytes: int
+    """The completed with their size, the others with what was announced of them or has come."""
+    max_bytes: int | None
+    """None: as many as there is space for."""
+    uploads: int
+    unfinished: int
+    """Those of them that are not completed."""
+    max_unfinished: int
+
+
 class Ready(TypedDict):
     """That starts are accepted."""
 

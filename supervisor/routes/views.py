@@ -22,9 +22,11 @@ from intermission.state.models import (
     ErrorInfo,
     EventRecord,
     Progress,
+    Quota,
     Receipt,
     Task,
     Tombstone,
+    Usage,
 )
 from intermission.supervisor.inputs import UPLOAD
 from intermission.supervisor.routes import shapes
@@ -91,6 +93,17 @@ def receipt(of: Receipt) -> shapes.Receipt:
         "survivors": of.survivors,
         "cleaned": of.cleaned,
         "files_deleted": of.files_deleted,
+    }
+
+
+def usage(of: Usage, quota: Quota) -> shapes.Usage:
+    """What a user's uploads come to."""
+    return {
+        "stored_bytes": of.bytes,
+        "max_bytes": quota.bytes,
+        "uploads": of.uploads,
+        "unfinished": of.unfinished,
+        "max_unfinished": quota.unfinished,
     }
 
 

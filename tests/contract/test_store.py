@@ -23,7 +23,19 @@ from samples import (
     tombstone,
 )
 
-from intermission.state.models import Attempt, Change, Earlier, Key, Kind, NewTask, Query, RetryPolicy, Task
+from intermission.state.models import (
+    Attempt,
+    Change,
+    Earlier,
+    Key,
+    Kind,
+    NewTask,
+    Query,
+    Quota,
+    RetryPolicy,
+    Task,
+    Usage,
+)
 from intermission.state.status import WITH_CHILD, Event, Reason, Status
 from intermission.state.store import KEYS_KEPT_S, Store, StoreError
 
@@ -1046,3 +1058,65 @@ class TestOpening:
             await store.add(new())
         with pytest.raises(StoreError, match="not open"):
             await store.get("x")
+
+
+class TestUsage:
+    """What a user's tasks that are counted come to, as of the last commit."""
+
+    async def test_what_is_counted(self, store: Store) -> None:
+        """What says so, and only to its user; with what it says now, until it is gone."""
+        assert await store.usage("anna") == Usage()
+        await store.add(new())
+        await store.add(new(bytes=1000, user="berta"))
+        small, large = await store.add(new(bytes=0)), await running(store, bytes=70)
+        assert isinstance(small, Task)
+        assert (small.bytes, large.bytes) == (0, 70)
+        assert await store.usage("anna") == Usage(bytes=70, uploads=2, unfinished=2)
+
+        large = await step(store, large, Event.STOPPED, reason=Reason.NO_SPACE, bytes=80)
+        assert large.bytes == (await current(store, large)).bytes == 80
+        large = await step(store, large, Event.RESUME)
+        (large,) = await store.claim(1, [large.service], now())
+        large = await step(store, large, Event.COMPLETED, bytes=75)
+        assert await store.usage("anna") == Usage(bytes=75, uploads=2, unfinished=1)
+
+        assert await store.bury(Change(task=large, event=Event.DELETE, at=now()), tombstone(large))
+        assert await store.usage("anna") == Usage(uploads=1, unfinished=1)
+        assert await store.usage("berta") == Usage(bytes=1000, uploads=1, unfinished=1)
+
+    async def test_who_is_late_changes_nothing(self, store: Store) -> None:
+        """Neither a step nor a burial that comes after another."""
+        task = await running(store, bytes=5)
+        done = await step(store, task, Event.COMPLETED)
+        assert await store.advance(Change(task=task, event=Event.PAUSE, at=now(), bytes=9)) is None
+        assert await store.bury(Change(task=done, event=Event.DELETE, at=now()), tombstone(done))
+        assert not await store.bury(Change(task=done, event=Event.DELETE, at=now()), tombstone(done))
+        assert await store.usage("anna") == Usage()
+
+    @pytest.mark.parametrize("quota", [Quota(bytes=100, unfinished=9), Quota(bytes=None, unfinished=1)])
+    async def test_more_than_the_quota_is_not_inserted(self, store: Store, quota: Quota) -> None:
+        """Of two in one instant one is; the answer to the other is the usage, and its key stays free."""
+        wanted = [new(bytes=60, quota=quota, key=Key(f"k{n}", "d")) for n in range(2)]
+        first, second = await asyncio.gather(*map(store.add, wanted))
+        usage = Usage(bytes=60, uploads=1, unfinished=1)
+        assert isinstance(first, Task)
+        assert second == await store.usage("anna") == usage
+        assert await store.get(wanted[1].id) is None
+        assert isinstance(await store.add(new(key=Key("k1", "d"))), Task)
+        assert isinstance(await store.add(new(bytes=60, quota=quota, user="berta")), Task)
+        assert await store.add(new(quota=quota, bytes=1, key=Key("k0", "d"))) == Earlier(first.id, "d")
+
+    async def test_reserve(self, store: Store) -> None:
+        """Only more, only within the most, only for a task as it is."""
+        await store.add(new(bytes=30))
+        task = await running(store, bytes=10)
+        assert await store.reserve(task, 70, 100)
+        assert not await store.reserve(task, 70, 100)
+        assert not await store.reserve(task, 60, 100)
+        assert not await store.reserve(task, 71, 100)
+        assert await store.usage("anna") == Usage(bytes=100, uploads=2, unfinished=2)
+        assert await store.reserve(task, 2**40, None)
+        await step(store, task, Event.PAUSE)
+        assert not await store.reserve(task, 2**41, None)
+        assert not await store.reserve(await running(store), 5, None), "one that is not counted"
+        assert (await current(store, task)).bytes == 2**40
