@@ -17,7 +17,7 @@ import aiohttp
 import psutil
 from bench_crowds import upload_beside, upload_crowd
 from bench_tools import Row, cpu_s, percentiles, private_bytes, server
-from bench_uploads import upload_stops, upload_takeover, uploads
+from bench_uploads import upload_parallel, upload_stops, upload_takeover, uploads
 from harness import Server, until
 
 
@@ -200,6 +200,7 @@ ROWS: dict[str, Callable[[], Awaitable[list[Row]]]] = {
     "overhead": overhead,
     "crowd": crowd,
     "uploads": uploads,
+    "upload_parallel": upload_parallel,
     "upload_stops": upload_stops,
     "upload_takeover": upload_takeover,
     "upload_beside": upload_beside,

@@ -10,15 +10,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+import aiohttp
+import js_clients
 import psutil
 from bench_tools import HERE, Row, percentiles, private_bytes, server
 from harness import Server, until
+from yarl import URL
 
 GIB = 1 << 30
 SIZE = 512 << 20
@@ -44,18 +47,18 @@ class Contender:
     kept: Callable[[], Path]
     """The file as it has arrived."""
     headers: tuple[str, ...] = ()
+    created: Callable[[], Awaitable[str]] | None = None
+    """Makes what the next file goes to, and has its path; not counted."""
     seconds: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
     async def take(self, source: Path) -> None:
         """Once more."""
+        path = self.path if self.created is None else await self.created()
         before = self._cpu_s()
-        self.seconds.append(await send(self.port, self.method, self.path, source, *self.headers))
+        self.seconds.append(await send(self.port, self.method, path, source, *self.headers))
         self.cpu.append(self._cpu_s() - before)
-        kept = self.kept()
-        if not await asyncio.to_thread(filecmp.cmp, source, kept, shallow=False):
-            raise AssertionError(f"{kept} is not what was sent")
-        kept.unlink()
+        await compared(source, self.kept())
 
     def _cpu_s(self) -> float:
         # Children that were reaped count with who reaped them.
@@ -79,9 +82,16 @@ async def send(port: int, method: str, path: str, source: Path, *headers: str) -
     client = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     said, _ = await client.communicate()
     status, seconds = said.split()
-    if status != b"201":
+    if status not in {b"201", b"204"}:
         raise AssertionError(said)
     return float(seconds)
+
+
+async def compared(source: Path, kept: Path) -> None:
+    """See that what has arrived is what was sent; then it is not needed any more."""
+    if not await asyncio.to_thread(filecmp.cmp, source, kept, shallow=False):
+        raise AssertionError(f"{kept} is not what was sent")
+    await asyncio.to_thread(kept.unlink)
 
 
 def ours(running: Server, service: str, *headers: str) -> Contender:
@@ -109,17 +119,48 @@ async def nginx(folder: Path) -> AsyncIterator[Contender | None]:
     (folder / "conf").write_text(_NGINX.format(folder, port))
     process = await asyncio.create_subprocess_exec("nginx", "-c", str(folder / "conf"), stderr=subprocess.DEVNULL)
     try:
-
-        async def listening() -> bool:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                return True
-            return False
-
-        await until(listening)
+        await until(lambda: listening(port))
         workers = psutil.Process(process.pid).children()
         yield Contender(port, "PUT", "/file", workers, lambda: folder / "file")
     finally:
         process.terminate()
+        await process.wait()
+
+
+async def listening(port: int) -> bool:
+    """Whether somebody does."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
+@asynccontextmanager
+async def tus_server(folder: Path) -> AsyncIterator[Contender | None]:
+    """The reference server of tus in JavaScript; None where it is not installed."""
+    if shutil.which("npm") is None:
+        yield None
+        return
+    await asyncio.to_thread(js_clients.install)
+    kept = folder / "tus"
+    await asyncio.to_thread(kept.mkdir)
+    command = ["node", str(js_clients.CLIENTS / "tus_server.mjs"), str(kept)]
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        assert process.stdout is not None  # noqa: S101 -- for the type
+        port, tus = int(await process.stdout.readline()), {"Tus-Resumable": "1.0.0", "Upload-Length": str(SIZE)}
+
+        async def created() -> str:
+            url = f"http://127.0.0.1:{port}/files"
+            async with aiohttp.ClientSession() as session, session.post(url, headers=tus) as answer:
+                return URL(answer.headers["Location"]).path
+
+        def newest() -> Path:
+            return max((path for path in kept.iterdir() if not path.suffix), key=lambda path: path.stat().st_mtime)
+
+        headers = ("Tus-Resumable: 1.0.0", "Upload-Offset: 0", "Content-Type: application/offset+octet-stream")
+        yield Contender(port, "PATCH", "", [psutil.Process(process.pid)], newest, headers, created)
+    finally:
+        process.kill()
         await process.wait()
 
 
@@ -147,6 +188,7 @@ async def uploads() -> list[Row]:
         slow = await stack.enter_async_context(server(handlers="bench_handlers,without_splice"))
         contenders: dict[str, Contender | None] = {
             "nginx": await stack.enter_async_context(nginx(folder)),
+            "tus": await stack.enter_async_context(tus_server(folder)),
             "aiohttp": await stack.enter_async_context(writer(folder)),
             "plain": ours(fast, "keep"),
             "copied": ours(slow, "keep"),
@@ -182,6 +224,11 @@ def _compared(there: dict[str, Contender]) -> list[Row]:
             Row("upload, no digest, durable", "≥ 100 % of nginx PUT", measured, speed >= 1),
             Row("its CPU", "≤ 80 % of nginx's", f"{cost:.0%}", cost <= 0.8),
         ]
+    if (tus := there.get("tus")) is None:
+        rows.append(Row("the same", "≥ 300 % of @tus/server", "@tus/server is not installed", False))
+    else:
+        speed = plain.gib_per_s / tus.gib_per_s
+        rows.append(Row("the same", "≥ 300 % of @tus/server", f"{speed:.0%} (@tus/server {figures(tus)})", speed >= 3))
     ratio = copied.gib_per_s / there["aiohttp"].gib_per_s
     measured = f"{ratio:.0%} ({figures(copied)}; aiohttp {figures(there['aiohttp'])})"
     rows.append(Row("the same, copied", "≥ 80 % of a bare aiohttp writer", measured, ratio >= 0.8))
@@ -190,6 +237,42 @@ def _compared(there: dict[str, Contender]) -> list[Row]:
     measured = f"{ratio:.0%} ({figures(there['crc32c'])})"
     rows.append(Row("upload with its CRC-32C, durable", "≥ 80 % of it without a digest", measured, ratio >= 0.8))
     return rows
+
+
+async def upload_parallel() -> list[Row]:
+    """Four files at once, without a digest, in turn by us and by nginx."""
+    count = 4
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        source = folder / "source"
+        source.write_bytes(os.urandom(SIZE))
+        running = await stack.enter_async_context(server())
+        peer = await stack.enter_async_context(nginx(folder))
+        if peer is None:
+            return [Row(f"{count} uploads at once", "≥ 100 % of nginx PUT", "nginx is not installed", False)]
+        port, tasks = int(running.url.rpartition(":")[2]), running.data / "tasks"
+
+        async def by_us() -> list[Path]:
+            await asyncio.gather(*(send(port, "POST", "/keep/start", source) for _ in range(count)))
+            return [tasks / name / "files" / "content" for name in sorted(os.listdir(tasks))[-count:]]
+
+        async def by_nginx() -> list[Path]:
+            await asyncio.gather(*(send(peer.port, "PUT", f"/file{n}", source) for n in range(count)))
+            return [folder / f"file{n}" for n in range(count)]
+
+        seconds: dict[str, list[float]] = {"ours": [], "nginx": []}
+        for turn in range(ROUNDS + 1):
+            for name, by in (("ours", by_us), ("nginx", by_nginx)):
+                begun = time.perf_counter()
+                kept = await by()
+                if turn:  # the first is for warming up
+                    seconds[name].append(time.perf_counter() - begun)
+                for path in kept:
+                    await compared(source, path)
+    speeds = {name: count * SIZE / GIB / median(taken) for name, taken in seconds.items()}
+    ratio = speeds["ours"] / speeds["nginx"]
+    measured = f"{ratio:.0%} ({speeds['ours']:.2f} GiB/s; nginx {speeds['nginx']:.2f} GiB/s)"
+    return [Row(f"{count} uploads at once, no digest, durable", "≥ 100 % of nginx PUT", measured, ratio >= 1)]
 
 
 async def upload_stops() -> list[Row]:
