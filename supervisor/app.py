@@ -30,7 +30,7 @@ from intermission.supervisor.process.generation import Generation, OccupiedError
 from intermission.supervisor.process.launcher import LaunchError
 from intermission.supervisor.process.local import LocalLauncher
 from intermission.supervisor.routes.application import make_app
-from intermission.supervisor.routes.connection import Connection
+from intermission.supervisor.routes.connection import Connection, Http
 from intermission.supervisor.routes.delivery import LIMITS
 
 _OLDEST_KERNEL: Final = (5, 4)
@@ -128,15 +128,7 @@ async def _running(config: Config) -> AsyncIterator[str]:
         )
         app = make_app(supervisor, config)
         _log.info("uploads", way="spliced" if app[LIMITS].fast else "copied")
-        runner = web.AppRunner(
-            app,
-            access_log=None,
-            shutdown_timeout=_LAST_ANSWERS_S,
-            lingering_time=_LINGER_S,
-            auto_decompress=False,
-            max_line_size=_MOST_OF_A_LINE,
-            max_field_size=_MOST_OF_A_LINE,
-        )
+        runner = web.AppRunner(app, shutdown_timeout=_LAST_ANSWERS_S)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         port = stack.enter_context(contextlib.ExitStack())
@@ -185,10 +177,22 @@ def _import(hello: wire.Hello) -> registry.Registry:
 
 async def _listen(runner: web.AppRunner, config: Config, port: contextlib.ExitStack) -> str:
     """The address, on which requests come from now on until ``port`` is closed."""
-    http = cast("web.Server", runner.server)  # it has been set up
+    manager = cast("web.Server", runner.server)  # it has been set up
+    loop = asyncio.get_running_loop()
+
+    def connected() -> Connection:
+        http = Http(
+            manager,
+            loop=loop,
+            lingering_time=_LINGER_S,
+            auto_decompress=False,
+            max_line_size=_MOST_OF_A_LINE,
+            max_field_size=_MOST_OF_A_LINE,
+        )
+        return Connection(http)
+
     try:
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Connection(http()), config.host, config.port, backlog=_BACKLOG)
+        server = await loop.create_server(connected, config.host, config.port, backlog=_BACKLOG)
     except socket.gaierror as error:
         raise StartError(f"cannot listen on {config.host}: {error.strerror}; set INTERMISSION_HOST") from None
     except OSError as error:

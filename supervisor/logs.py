@@ -8,7 +8,6 @@ import sys
 from typing import Final
 
 import structlog
-from aiohttp.http import HttpProcessingError
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from intermission.supervisor.config import LogFormat, LogLevel
@@ -40,7 +39,6 @@ def configure(level: LogLevel, log_format: LogFormat) -> None:
     root.setLevel(level.upper())
     # A line for each request says little that metrics do not, and costs as much as answering: only on demand.
     logging.getLogger("aiohttp.access").setLevel(logging.INFO if level == "debug" else logging.WARNING)
-    logging.getLogger("aiohttp.server").addFilter(_is_ours)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -51,11 +49,6 @@ def configure(level: LogLevel, log_format: LogFormat) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-
-
-def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether the server made the mistake: for each request that is no HTTP aiohttp would log a traceback."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
 
 
 def _rendering(log_format: LogFormat) -> list[Processor]:

@@ -99,16 +99,3 @@ def test_console_is_safe_from_what_clients_send() -> None:
 
     assert len(lines) == 1
     assert lines[0].isprintable()
-
-
-def test_what_clients_do_wrong_is_no_error_of_ours() -> None:
-    """For a request that is no HTTP there is no traceback; for a mistake in answering one there is."""
-    (record,) = records(
-        """
-from aiohttp.http import HttpProcessingError
-server = logging.getLogger("aiohttp.server")
-for fault in (HttpProcessingError(code=400, message="nonsense"), ValueError("a mistake")):
-    server.error("Error handling request", exc_info=fault)
-"""
-    )
-    assert "a mistake" in record["exception"]

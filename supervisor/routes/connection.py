@@ -13,10 +13,39 @@ from contextlib import contextmanager
 from typing import Final, cast
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.typedefs import Handler
+
+from intermission.supervisor.routes.problems import Problem
 
 MOST_UNWANTED_BYTES: Final = 256 << 20
 """How much of a body that nobody wants is read before the connection is closed."""
+
+
+class Http(web.RequestHandler):
+    """aiohttp's protocol, but what is no HTTP is refused as all else is, and no error of ours to be logged."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """See aiohttp's; ``message`` is what its parser found."""
+        if not isinstance(exc, HttpProcessingError):
+            return super().handle_error(request, status, exc, message)
+        if isinstance(exc, LineTooLong):
+            problem = Problem(431, "head-too-large", "a line of the request's head is too long; send less in it")
+        else:
+            detail = f"this is no request of HTTP: {(message or '').partition(chr(10))[0].rstrip(':').lower()}"
+            problem = Problem(400, "malformed-request", detail)
+        response = problem.response()
+        response.force_close()
+        return response
 
 
 class Connection(asyncio.Protocol):
