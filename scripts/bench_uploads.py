@@ -185,7 +185,7 @@ async def uploads() -> list[Row]:
         source = folder / "source"
         source.write_bytes(os.urandom(SIZE))
         fast = await stack.enter_async_context(server())
-        slow = await stack.enter_async_context(server(handlers="bench_handlers,without_splice"))
+        slow = await stack.enter_async_context(server(handlers="bench_handlers,without_direct"))
         contenders: dict[str, Contender | None] = {
             "nginx": await stack.enter_async_context(nginx(folder)),
             "tus": await stack.enter_async_context(tus_server(folder)),

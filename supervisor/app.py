@@ -127,7 +127,7 @@ async def _running(config: Config) -> AsyncIterator[str]:
             uploads_s=config.upload_expires_days * _DAY_S,
         )
         app = make_app(supervisor, config)
-        _log.info("uploads", way="spliced" if app[LIMITS].fast else "copied")
+        _log.info("uploads", way="direct" if app[LIMITS].fast else "copied")
         runner = web.AppRunner(app, shutdown_timeout=_LAST_ANSWERS_S)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

@@ -24,6 +24,7 @@ from intermission.supervisor.places import Places
 from intermission.supervisor.process import wire
 from intermission.supervisor.process.body import BodyPipe
 from intermission.supervisor.process.child import LOG_NAME
+from intermission.supervisor.process.incoming import PATIENCE_S
 from intermission.supervisor.process.launcher import Child, Exit, Launcher, LaunchError
 from intermission.supervisor.process.slot import newest_sequence
 from intermission.supervisor.usage import usage
@@ -32,6 +33,8 @@ COMMIT_WITHIN_S: Final = 0.25
 """The most that a power cut may take: how long a checkpoint may wait for the store."""
 CLEAN_WALL_S: Final = 60.0
 _SAMPLE_S: Final = 1.0
+_LEAST_BYTES: Final = 4 << 10
+"""With fewer at a time a child does not go on reading from the client's connection."""
 _LOG_LIMIT_BYTES: Final = 64 << 20
 _LOG_MORE_BYTES: Final = 1 << 20
 """What an attempt may print where the log is full already."""
@@ -108,6 +111,8 @@ class Attempt:
         self._forced = False
         self._limit: Reason | None = None
         self._body_end: wire.BodyEnd | None = None
+        self._direct: wire.Direct | None = None
+        self._took: asyncio.Future[int] | None = None
         self._disconnected: Reason | None = None
         self._final: wire.Completed | wire.Errored | None = None
 
@@ -135,11 +140,25 @@ class Attempt:
             raise BrokenPipeError
         await self.body.write(data)
 
-    async def splice(self, source: int, most: int) -> int | None:
-        """Hand bytes of the body to the child that wait in a socket. See `BodyPipe.splice`."""
-        if self.body is None:
+    @property
+    def reads_directly(self) -> bool:
+        """Whether the child can read from the client's connection."""
+        return self.body is not None and self.body.has_connection
+
+    async def read_directly(self, count: int, least_rate: int) -> int:
+        """Have the child read so many bytes from the client's connection, for as long as they come fast.
+
+        How many it has read; nobody else may read meanwhile. It leaves a client that is not much faster than
+        ``least_rate``, in bytes a second, to who can judge that. Raises BrokenPipeError when it takes no more.
+        """
+        if self.body is None or self._body_end is not None or self.done.is_set():
             raise BrokenPipeError
-        return await self.body.splice(source, most)
+        self._took = self._loop.create_future()
+        least = max(_LEAST_BYTES, int(2 * least_rate * PATIENCE_S))
+        self._direct = wire.Direct(self.body.written, count, least)
+        if self.child is not None:
+            self.child.send(self._direct)
+        return await self._took
 
     def end_body(self, cut: Reason | None = None) -> None:
         """All of the body is in the pipe; or, with a reason, all that will come now. Only the first of these counts."""
@@ -188,6 +207,8 @@ class Attempt:
                 timer.cancel()
             if self.body is not None:
                 self.body.close()
+            if self._took is not None and not self._took.done():
+                self._took.set_exception(BrokenPipeError())
             self.done.set()
 
     # Launching.
@@ -208,7 +229,7 @@ class Attempt:
         message = "it was stopped before it was launched"
         if self._unwanted():
             raise LaunchError(message)
-        body = None if self.body is None else self.body.far
+        body = () if self.body is None else self.body.ends
         self._launching = asyncio.ensure_future(launcher.launch(self.handler.service, str(self._folder), body))
         try:
             child = await self._launching
@@ -250,6 +271,8 @@ class Attempt:
                 checksum=self._checksum,
             )
         )
+        if self._direct is not None:
+            child.send(self._direct)
         if self._body_end is not None:
             child.send(self._body_end)
         if self._pause_wanted:
@@ -275,6 +298,9 @@ class Attempt:
             case wire.Dirty():
                 if "flush" not in self._timers:
                     self._arm("flush", COMMIT_WITHIN_S, self._flush)
+            case wire.Took(count):
+                if self._took is not None and not self._took.done():
+                    self._took.set_result(count)
             case wire.CommitRequest(sequence):
                 self._synced = sequence
                 await self._confirm(sequence)

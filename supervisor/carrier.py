@@ -5,6 +5,7 @@ It is woken, it does not look: by a start, a resume, a freed place, or the earli
 
 import asyncio
 import random
+import socket
 import time
 from collections import Counter
 from concurrent.futures import Executor
@@ -105,9 +106,16 @@ class Carrier:
         return True
 
     async def connect(
-        self, task: Task, by: str, params: str, checksum: tuple[str, bytes] | None = None
+        self,
+        task: Task,
+        by: str,
+        params: str,
+        checksum: tuple[str, bytes] | None = None,
+        connection: socket.socket | None = None,
     ) -> Attempt | None:
         """Launch a stream service's task, whose body is about to come. None: somebody was first.
+
+        ``connection``: where the child may read it itself.
 
         Raises `CrowdedError`.
         """
@@ -125,7 +133,7 @@ class Carrier:
         self._crowd.enter(task.user)
         try:
             if (connected := await self._ledger.advance(change)) is not None:
-                attempt = self._carry(connected, BodyPipe(), checksum)
+                attempt = self._carry(connected, BodyPipe(connection), checksum)
         finally:
             if attempt is None:
                 self._crowd.leave(task.user)

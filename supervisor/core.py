@@ -7,6 +7,7 @@ it (guarded, so that losing a race is an answer), and only then it is acted on a
 import asyncio
 import contextlib
 import json
+import socket
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -82,6 +83,8 @@ class Delivery:
     """How many there are in all, if that is told only now."""
     checksum: tuple[str, bytes] | None = None
     """What this body has to give, by which algorithm; if it does not, nothing of it is kept."""
+    connection: socket.socket | None = None
+    """Where the child may read them itself."""
     lifts: bool = True
     """Whether it also resumes what somebody has paused, or what has failed."""
 
@@ -306,7 +309,9 @@ class Supervisor:
                 await self.reserve(task, max(agreed_length(task, delivery.length) or 0, delivery.end))
                 if task.after(Event.CONNECTED) is None:
                     await self._ask(task_id, user, by, Event.RESUME)
-                elif (attempt := await self._carrier.connect(task, by, params, delivery.checksum)) is not None:
+                elif (
+                    attempt := await self._carrier.connect(task, by, params, delivery.checksum, delivery.connection)
+                ) is not None:
                     return attempt
 
     async def reserve(self, task: Task, size: int) -> None:

@@ -24,7 +24,7 @@ CONTENT = data(3 * MIB + 12_345)
 HALF = MIB + 7
 
 
-@pytest.fixture(scope="module", params=["spliced", "copied"])
+@pytest.fixture(scope="module", params=["direct", "copied"])
 def way(request: pytest.FixtureRequest) -> dict[str, str]:
     """The settings of a server whose uploads go the fast way, and of one that cannot do it."""
     return WAYS[request.param]

@@ -16,7 +16,7 @@ CONTENT = data(40 * MIB)
 SOME = 3 * MIB
 
 
-@pytest.fixture(params=["spliced", "copied"])
+@pytest.fixture(params=["direct", "copied"])
 def way(request: pytest.FixtureRequest) -> dict[str, str]:
     """The settings of an impatient server, whose uploads go the fast way or are copied."""
     return {

@@ -1,4 +1,4 @@
-"""Both ways of a body's bytes, the spliced and the copied: exact at every boundary, bounded, and nothing left open."""
+"""Both ways of a body's bytes, the direct and the copied: exact at every boundary, bounded, and nothing left open."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,8 @@ from harness import Server, parsed, problem, seeded, send, until
 from upload_tools import MIB, WAYS, Sending, begin, data, flowing, newest, resume, sha256
 from verb_tools import nothing_left, playing
 
-from intermission.supervisor.routes.tap import BATCH_BYTES, WORTH_BYTES
+from intermission.supervisor.process.incoming import BATCH_BYTES
+from intermission.supervisor.routes.direct import WORTH_BYTES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -59,7 +60,7 @@ async def descriptors(server: Server) -> int:
 
 
 def written(server: Server) -> int:
-    """The bytes that the server has written by itself, to pipes and files; what is spliced is not among them."""
+    """The bytes that the server has written by itself, to pipes and files; not what a child reads itself."""
     lines = Path(f"/proc/{server.pid}/io").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("wchar:")).split()[1])
 
@@ -88,12 +89,12 @@ async def removed(server: Server, task_id: str) -> None:
 
 
 async def test_it_goes_this_way(server: Server, way: str) -> None:
-    """The server says which way is in force, and goes it: spliced bytes are never in its hands."""
+    """The server says which way is in force, and goes it: bytes that go directly are never in its hands."""
     assert [line for line in server.log if f'"way": "{way}"' in line]
     before = written(server)
     await removed(server, await sent_whole(server, LARGE))
     passed = written(server) - before
-    assert passed < 4 * MIB if way == "spliced" else passed > len(LARGE)
+    assert passed < 4 * MIB if way == "direct" else passed > len(LARGE)
 
 
 @pytest.mark.parametrize(

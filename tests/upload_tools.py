@@ -16,8 +16,8 @@ from verb_tools import TOYS
 
 MIB = 1 << 20
 WAYS = {
-    "spliced": {"INTERMISSION_HANDLERS": TOYS},
-    "copied": {"INTERMISSION_HANDLERS": f"{TOYS},without_splice"},
+    "direct": {"INTERMISSION_HANDLERS": TOYS},
+    "copied": {"INTERMISSION_HANDLERS": f"{TOYS},without_direct"},
 }
 """The settings of a server whose uploads go the fast way, and of one on a Python that does not have it."""
 

@@ -1,9 +1,12 @@
-"""The pipe through which the body of a request goes to the child: our end of it, which never waits in place."""
+"""The ways of a body to the child: a pipe, our end of which never waits in place, and the client's connection.
+
+What the child reads from the connection itself never comes here.
+"""
 
 import asyncio
 import fcntl
 import os
-import select
+import socket
 import sys
 import termios
 from typing import Final
@@ -15,9 +18,15 @@ _MOST_BYTES: Final = 1 << 20
 class BodyPipe:
     """Both ends until the child has its own; then ours, to be written to."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: socket.socket | None = None) -> None:
+        """``connection``: the client's, which remains its owner's; it may have been closed."""
         self.far, self._near = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._near, False)
+        number = -1 if connection is None else connection.fileno()
+        self._connection = os.dup(number) if number >= 0 else -1
+        self.has_connection = self._connection >= 0
+        self.written = 0
+        """Bytes that went into the pipe."""
         self._loop = asyncio.get_running_loop()
         self._writable: asyncio.Future[None] | None = None
 
@@ -31,28 +40,17 @@ class BodyPipe:
             if self._near < 0:
                 raise BrokenPipeError
             try:
-                rest = rest[os.write(self._near, rest) :]
+                written = os.write(self._near, rest)
             except BlockingIOError:
                 await self._until_writable()
+                continue
+            self.written += written
+            rest = rest[written:]
 
-    async def splice(self, source: int, most: int) -> int | None:
-        """Move what waits in a socket, up to so many bytes, waiting for the child to make room but for nothing else.
-
-        None if nothing is there, 0 if nothing ever will be. One at a time. Raises as `write`.
-        """
-        while self._near >= 0:
-            try:
-                return os.splice(source, self._near, most, flags=os.SPLICE_F_NONBLOCK)
-            except BlockingIOError:
-                if self._has_room():
-                    return None
-                await self._until_writable()
-        raise BrokenPipeError
-
-    def _has_room(self) -> bool:
-        poll = select.poll()
-        poll.register(self._near, select.POLLOUT)
-        return bool(poll.poll(0))
+    @property
+    def ends(self) -> list[int]:
+        """The descriptors for the child: of the pipe, and of the connection if it may read that."""
+        return [self.far, self._connection] if self.has_connection else [self.far]
 
     def _grow(self) -> bool:
         """Double a pipe that is full; False where it is large enough, or may not be larger.
@@ -91,6 +89,9 @@ class BodyPipe:
         if self.far >= 0:
             os.close(self.far)
             self.far = -1
+        if self._connection >= 0:
+            os.close(self._connection)
+            self._connection = -1
 
     def close(self) -> None:
         """Close what is still ours."""

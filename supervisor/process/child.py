@@ -22,6 +22,7 @@ from intermission.handlers.digest import CHECKSUM_MISMATCH, Checksum
 from intermission.handlers.inputs import Inputs, Upload
 from intermission.handlers.schema import Invalid, Unencodable
 from intermission.supervisor.process import tree, wire
+from intermission.supervisor.process.incoming import Incoming
 from intermission.supervisor.process.slot import SlotWriter
 
 AnyHandler = Handler[Any, Any, Any]
@@ -29,16 +30,10 @@ LOG_NAME: Final = "log"
 FILES_NAME: Final = "files"
 TEMPORARY_NAME: Final = "tmp"
 _MAX_BEGIN_BYTES: Final = 1 << 24
-_BLOCK_BYTES: Final = 256 << 10
-"""Of what a pipe of 1 MiB holds, so little that most blocks are full.
-
-`os.read` allocates a block and then shrinks it to what came. One that is shrunk is always mapped anew by glibc and each
-of its pages zeroed at its first touch: with 1 MiB that cost more than all the copying (0.9 CPU s/GiB instead of 0.35).
-"""
 
 
-def main(handler: AnyHandler, folder: Path, pipe: Connection, body: int | None = None) -> NoReturn:
-    """Run one attempt and leave; ``body`` is the descriptor of a stream service's body.
+def main(handler: AnyHandler, folder: Path, pipe: Connection, *body: int) -> NoReturn:
+    """Run one attempt and leave; ``body`` are the descriptors that a stream service's body comes through.
 
     Never returns: what belongs to the fork server must not run twice.
     """
@@ -47,7 +42,7 @@ def main(handler: AnyHandler, folder: Path, pipe: Connection, body: int | None =
         begin = wire.decode_request(pipe.recv_bytes(_MAX_BEGIN_BYTES))
         if not isinstance(begin, wire.Begin):
             raise TypeError(begin)  # noqa: TRY301 -- the border check of our own protocol
-        report = _attempt(handler, folder, begin, pipe, body)
+        report = _attempt(handler, folder, begin, pipe, Incoming(pipe.fileno(), *body) if body else None)
         _flush()
         if report is not None:
             pipe.send_bytes(wire.encode(report))
@@ -83,7 +78,7 @@ def _flush() -> None:
 
 
 def _attempt(
-    handler: AnyHandler, folder: Path, begin: wire.Begin, pipe: Connection, body: int | None
+    handler: AnyHandler, folder: Path, begin: wire.Begin, pipe: Connection, body: Incoming | None
 ) -> wire.Report | None:
     """Run the handler; what to report as its end, or None if it has paused, which is reported already."""
     try:
@@ -145,7 +140,7 @@ def _sendable(text: str) -> str:
 class LiveTask(Task[Any, Any]):
     """The task as its handler sees it: state in memory, slots and outputs on disk, the supervisor at the pipe."""
 
-    def __init__(self, handler: AnyHandler, begin: wire.Begin, pipe: Connection, body: int | None = None) -> None:
+    def __init__(self, handler: AnyHandler, begin: wire.Begin, pipe: Connection, body: Incoming | None = None) -> None:
         folder = Path(begin.folder)
         self.id = begin.task_id
         self.user = begin.user
@@ -170,6 +165,7 @@ class LiveTask(Task[Any, Any]):
         self._pausing = False
         self._body = body
         self._body_end: wire.BodyEnd | None = None
+        self._direct: wire.Direct | None = None
         self._unverified = None if begin.checksum is None else Checksum(*begin.checksum)
         """Of a body that counts as a whole or not at all: nothing is saved until all of it is there and fits."""
         self._committed = begin.sequence
@@ -234,30 +230,53 @@ class LiveTask(Task[Any, Any]):
         """See `Task.body`."""
         return super().body if self._body is None else self._blocks(self._body)
 
-    def _blocks(self, body: int) -> Iterator[bytes]:
-        poll = select.poll()
-        for fd in (body, self._pipe.fileno()):
-            poll.register(fd, select.POLLIN)
-        while True:
+    def _blocks(self, body: Incoming) -> Iterator[bytes]:
+        while not self._pausing:
             if self.stopped:
                 raise Paused
-            ready = [fd for fd, _ in poll.poll()]
-            if self._pipe.fileno() in ready:
+            if self._direct is not None and body.piped >= self._direct.after:
+                yield from self._directly(body, self._direct)
+                continue
+            spoken, piped = body.wait_for_pipe()
+            if spoken:
                 self._hear()
-            if self._pausing:
-                break
-            if body not in ready:
-                continue
-            if block := os.read(body, _BLOCK_BYTES):
-                if self._unverified is not None:
-                    self._unverified.update(block)
-                yield block
-                continue
-            if self._is_whole():
-                return
-            break
+            elif piped:
+                if block := body.from_pipe():
+                    yield self._counted(block)
+                elif self._is_whole():
+                    return
+                else:
+                    break
         self._save(None, None, None)
         self._stop()
+
+    def _directly(self, body: Incoming, asked: wire.Direct) -> Iterator[bytes]:
+        """Each block that comes on the client's connection; then the supervisor is told how much that was."""
+        self._direct = None
+        taken = 0
+        try:
+            while taken < asked.count:
+                if body.wait_for_connection(asked.count - taken):
+                    self._hear()
+                    if self._pausing or self._body_end is not None:
+                        break
+                    continue
+                block = body.from_connection(asked.count - taken)
+                if not block:
+                    break
+                taken += len(block)
+                yield self._counted(block)
+                if self.stopped or len(block) < min(asked.least, asked.count - taken):
+                    break
+        finally:
+            body.leave_connection()
+            with contextlib.suppress(ConnectionError):
+                self._pipe.send_bytes(wire.encode(wire.Took(taken)))
+
+    def _counted(self, block: bytes) -> bytes:
+        if self._unverified is not None:
+            self._unverified.update(block)
+        return block
 
     def _is_whole(self) -> bool:
         """Whether the data ends with the body that has just ended."""
@@ -338,6 +357,8 @@ class LiveTask(Task[Any, Any]):
                 self._pausing = True
             case wire.BodyEnd():
                 self._body_end = message
+            case wire.Direct():
+                self._direct = message
             case wire.Committed(sequence):
                 self._committed = max(self._committed, sequence)
                 self._dirty = False

@@ -29,6 +29,8 @@ from intermission.supervisor.process.slot import boot_id
 _MOST_KILLED: Final = 1000
 """Processes that a report names; a fork bomb has more, and a packet has an end."""
 _MOST_FAILURES: Final = 20
+_MOST_ENDS: Final = 3
+"""What a child is given: its pipe, and a stream service's the pipe of the body and the client's connection."""
 
 
 @dataclass(slots=True)
@@ -84,7 +86,7 @@ class ForkServer:
         """Carry out what has arrived; False when the supervisor is gone."""
         while True:
             try:
-                data, fds, _, _ = socket.recv_fds(self._control, wire.MAX_PACKET_BYTES, 2)
+                data, fds, _, _ = socket.recv_fds(self._control, wire.MAX_PACKET_BYTES, _MOST_ENDS)
             except BlockingIOError:
                 return True
             except ConnectionError:

@@ -6,7 +6,7 @@ The core knows only what is here; that there is a fork server is `intermission.s
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, cast
 
@@ -43,10 +43,10 @@ class Launcher(Protocol):
     async def open(self) -> wire.Hello:
         """Be ready to launch; what became of the handler modules. Raises `LaunchError`."""
 
-    async def launch(self, service: str, folder: str, body: int | None = None) -> "Child":
+    async def launch(self, service: str, folder: str, body: Sequence[int] = ()) -> "Child":
         """A new child for a service, its log and files in ``folder``. Waits while the launcher recovers.
 
-        ``body`` is the descriptor that it reads its body from; the caller keeps its own, and closes it.
+        ``body`` are the descriptors that it reads its body from; the caller keeps its own, and closes them.
 
         May be cancelled: then nothing runs. Raises `LaunchError` when the launcher is closing.
         """

@@ -61,7 +61,7 @@ class LocalLauncher:
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
         return await self._start()
 
-    async def launch(self, service: str, folder: str, body: int | None = None) -> Child:
+    async def launch(self, service: str, folder: str, body: Sequence[int] = ()) -> Child:
         """See `Launcher.launch`."""
         while self._server is None:
             if self._closing:
@@ -78,9 +78,7 @@ class LocalLauncher:
             await asyncio.get_running_loop().create_unix_connection(lambda: child, sock=sock)
             # If it died while we connected the child is over already, or will be when what is left of it is ended.
             if number in self._children:
-                self._order(
-                    wire.Launch(number, service, folder), [far.fileno()] if body is None else [far.fileno(), body]
-                )
+                self._order(wire.Launch(number, service, folder), [far.fileno(), *body])
         except BaseException:
             self._children.pop(number, None)
             raise

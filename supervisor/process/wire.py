@@ -12,9 +12,9 @@ from typing import Final, Literal
 import msgspec
 
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""The errors that say: the disk is full."""
 NO_DISK: Final = NO_SPACE | {errno.EIO, errno.EFBIG, errno.EROFS}
 """What an upload is paused for: its bytes are still with its client, who is told why and may try again."""
-"""The errors that say: the disk is full."""
 MAX_STATE_BYTES: Final = 1 << 20
 MAX_RESULT_BYTES: Final = 1 << 20
 MAX_REPORT_BYTES: Final = MAX_RESULT_BYTES + (1 << 16)
@@ -84,13 +84,24 @@ class BodyEnd(_Message, frozen=True):
     cut: bool = False
 
 
+class Direct(_Message, frozen=True):
+    """So many bytes of the body are to be read from the client's connection, until fewer than ``least`` come at a time.
+
+    Before them come those that went through the pipe, ``after`` in all since the launch.
+    """
+
+    after: int
+    count: int
+    least: int
+
+
 class Committed(_Message, frozen=True):
     """The store has the checkpoint of this sequence, power-loss safe."""
 
     sequence: int
 
 
-Request = Begin | PauseRequest | BodyEnd | Committed
+Request = Begin | PauseRequest | BodyEnd | Direct | Committed
 
 # Child to supervisor.
 
@@ -101,6 +112,12 @@ class Ready(_Message, frozen=True):
 
 class Dirty(_Message, frozen=True):
     """There is a checkpoint in the slots that the store does not have yet."""
+
+
+class Took(_Message, frozen=True):
+    """So many bytes came from the client's connection, and no more is read there until the next `Direct`."""
+
+    count: int
 
 
 class CommitRequest(_Message, frozen=True):
@@ -135,7 +152,7 @@ class Errored(_Message, frozen=True):
     refusal: Literal["state_unreadable"] | None = None
 
 
-Report = Ready | Dirty | CommitRequest | Stopping | Completed | Errored
+Report = Ready | Dirty | Took | CommitRequest | Stopping | Completed | Errored
 
 # Supervisor to fork server.
 

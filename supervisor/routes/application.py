@@ -12,6 +12,7 @@ from intermission.supervisor.routes import (
     connection,
     cors,
     delivery,
+    direct,
     docs,
     events,
     extract,
@@ -20,7 +21,6 @@ from intermission.supervisor.routes import (
     proxies,
     quotas,
     services,
-    tap,
     tasks,
     team,
     tus,
@@ -43,7 +43,7 @@ def make_app(supervisor: Supervisor, config: Config) -> web.Application:
     app = web.Application(middlewares=before, client_max_size=MAX_BODY_BYTES)
     app[SUPERVISOR] = supervisor
     app[delivery.LIMITS] = delivery.Limits(
-        config.max_upload_bytes, config.upload_idle_s, config.upload_min_rate, tap.works()
+        config.max_upload_bytes, config.upload_idle_s, config.upload_min_rate, direct.works()
     )
     app[cors.ORIGINS] = frozenset(config.cors_origins)
     app[proxies.TRUSTED] = tuple(ipaddress.ip_network(text) for text in config.trusted_proxies)

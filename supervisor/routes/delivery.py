@@ -1,7 +1,7 @@
 """The way of a request's body to the child of a stream service's task.
 
-It goes into the child's pipe, past us where a `Tap` can be put on it and otherwise block by block, so a child that
-writes slowly slows the client. However it ends, what it came to says how far the data is durable.
+The child reads it from the connection itself, where it can (`Direct`), and otherwise it goes block by block through a
+pipe; so a child that writes slowly slows the client. However it ends, what it came to says how far the data is durable.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from intermission.state.status import Reason, Status
 from intermission.supervisor.attempt import Attempt
 from intermission.supervisor.core import Delivery, received
 from intermission.supervisor.errors import GoneError
-from intermission.supervisor.routes import digests, requests
+from intermission.supervisor.routes import digests, direct, requests
 from intermission.supervisor.routes.allowance import Allowance
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.bodies import body_length, has_body
@@ -27,7 +27,6 @@ from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.multipart import CutError
 from intermission.supervisor.routes.pace import Pace, TooSlowError, window_s
 from intermission.supervisor.routes.problems import Problem
-from intermission.supervisor.routes.tap import Tap
 
 _TOLD_EACH_S: Final = 1.0
 """How often a client that wants to know hears, at most, how much is durable."""
@@ -162,7 +161,8 @@ async def deliver(
     """
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
     source = Raw(request) if source is None else source
-    delivery = replace(delivery, end=delivery.offset + source.fast_bytes)
+    connection = direct.connection(request) if source.fast_bytes and request.app[LIMITS].fast else None
+    delivery = replace(delivery, end=delivery.offset + source.fast_bytes, connection=connection)
     attempt = await supervisor.connect(task.id, caller.scope, caller.user, delivery)
     left = None if size is None else size - delivery.offset
     pumping = _pump(request, source, attempt, left, delivery, open_ended=open_ended, interims=interims)
@@ -215,9 +215,8 @@ async def _pump(
     bound = limits.max_bytes if left is None else delivery.offset + left
     counted = delivery.end if left is None else delivery.offset + left
     allowance = Allowance(request.app[SUPERVISOR], attempt.task, bound, counted)
-    known = source.fast_bytes if limits.fast else 0
-    pace = Pace(limits.idle_s, limits.min_rate)
-    tap, fast = Tap(request, pace), known if bound is None else min(known, bound - delivery.offset)
+    pace, way = Pace(limits.idle_s, limits.min_rate), direct.Direct(request, limits.min_rate)
+    fast = source.fast_bytes if bound is None else min(source.fast_bytes, bound - delivery.offset)
     taken, end, fault = 0, End.BROKEN, None
     try:
         await source.ready()
@@ -226,7 +225,9 @@ async def _pump(
         while True:
             block = source.at_hand()
             if not block:
-                taken += await tap.flow(attempt, fast - taken)
+                moved = await way.flow(attempt, fast - taken)
+                taken += moved
+                pace.came(moved)
                 block = await pace.wait(source.more())
             pace.came(len(block))
             if not block:
