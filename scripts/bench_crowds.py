@@ -16,7 +16,7 @@ from statistics import median
 import aiohttp
 import psutil
 from bench_tools import HERE, Row, cpu_s, percentiles, private_bytes, server
-from bench_uploads import GIB, send
+from bench_uploads import GIB, SIZE, ours
 from harness import Server, until
 
 SLOW = 200
@@ -51,21 +51,25 @@ async def upload_beside() -> list[Row]:
     """A file at full speed, alone and beside 200 others that come at 1 MB/s each; all are compared by their SHA-256."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source"
-        source.write_bytes(os.urandom(GIB // 2))
+        source.write_bytes(os.urandom(SIZE))
         async with server() as running:
-            port = int(running.url.rpartition(":")[2])
-            alone = [await send(port, "POST", "/upload/start", source) for _ in range(4)][1:]
-            command = [sys.executable, str(HERE / "bench_slow.py"), str(port), str(SLOW), str(RATE), "20"]
+            fast = ours(running, "upload")
+            for _ in range(5):
+                await fast.take(source)
+            alone, fast.seconds = fast.seconds[1:], []
+            command = [sys.executable, str(HERE / "bench_slow.py"), str(fast.port), str(SLOW), str(RATE), "20"]
             others = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
             await until(lambda: _flowing(running, SLOW), 20)
             async with watched(running) as latencies:
-                beside = [await send(port, "POST", "/upload/start", source) for _ in range(3)]
+                for _ in range(4):
+                    await fast.take(source)
             identical, _ = await others.communicate()
             if int(identical) != SLOW:
                 raise AssertionError(f"{identical!r} of {SLOW} slow uploads ended identical")
+    beside = fast.seconds
     more = median(beside) / median(alone) - 1
     _, p99 = percentiles(latencies)
-    speeds = f"{GIB / 2 / GIB / median(alone):.2f} → {GIB / 2 / GIB / median(beside):.2f} GiB/s"
+    speeds = f"{SIZE / GIB / median(alone):.2f} → {SIZE / GIB / median(beside):.2f} GiB/s"
     return [
         Row(f"a fast upload beside {SLOW} at 1 MB/s", "≤ 25 % slower", f"{more:.0%} ({speeds})", more <= 0.25),
         Row("`/health` meanwhile", "p99 ≤ 20 ms", f"p99 {p99:.1f} ms", p99 <= 20),

@@ -73,8 +73,9 @@ class Attempt:
         syncs: Executor,
         body: BodyPipe | None = None,
         checksum: tuple[str, bytes] | None = None,
+        commit_within_s: Callable[[], float] = lambda: COMMIT_WITHIN_S,
     ) -> None:
-        """``syncs``: the threads in which to wait for the disk."""
+        """``syncs``: the threads in which to wait for the disk. ``commit_within_s``: how long a checkpoint may wait."""
         self.task = task
         self.handler = handler
         self.child: Child | None = None
@@ -90,6 +91,7 @@ class Attempt:
         """Another request has taken the place of the one that brought its body."""
         self.body = body
         """Of a stream service: where what the client sends goes in."""
+        self._commit_within_s = commit_within_s
         self._checksum = checksum
         self._kind = kind
         self._folder = places.folder(task.id)
@@ -112,7 +114,7 @@ class Attempt:
         self._limit: Reason | None = None
         self._body_end: wire.BodyEnd | None = None
         self._direct: wire.Direct | None = None
-        self._took: asyncio.Future[int] | None = None
+        self._took: asyncio.Future[wire.Took] | None = None
         self._disconnected: Reason | None = None
         self._final: wire.Completed | wire.Errored | None = None
 
@@ -145,10 +147,10 @@ class Attempt:
         """Whether the child can read from the client's connection."""
         return self.body is not None and self.body.has_connection
 
-    async def read_directly(self, count: int, least_rate: int) -> int:
+    async def read_directly(self, count: int, least_rate: int) -> wire.Took:
         """Have the child read so many bytes from the client's connection, for as long as they come fast.
 
-        How many it has read; nobody else may read meanwhile. It leaves a client that is not much faster than
+        What it has read; nobody else may read meanwhile. It leaves a client that is not much faster than
         ``least_rate``, in bytes a second, to who can judge that. Raises BrokenPipeError when it takes no more.
         """
         if self.body is None or self._body_end is not None or self.done.is_set():
@@ -297,10 +299,10 @@ class Attempt:
                 self._ledger.watchers.announce(self.task.id)  # who follows its log finds one now
             case wire.Dirty():
                 if "flush" not in self._timers:
-                    self._arm("flush", COMMIT_WITHIN_S, self._flush)
-            case wire.Took(count):
+                    self._arm("flush", self._commit_within_s(), self._flush)
+            case wire.Took():
                 if self._took is not None and not self._took.done():
-                    self._took.set_result(count)
+                    self._took.set_result(report)
             case wire.CommitRequest(sequence):
                 self._synced = sequence
                 await self._confirm(sequence)
@@ -322,7 +324,7 @@ class Attempt:
         if self.child is not None and self._row is not None and self._row.sequence >= sequence:
             self.child.send(wire.Committed(sequence))
         else:
-            self._arm("flush", COMMIT_WITHIN_S, self._flush)
+            self._arm("flush", self._commit_within_s(), self._flush)
 
     def _flush(self) -> None:
         self._timers.pop("flush", None)
@@ -338,7 +340,7 @@ class Attempt:
         self.child.send(wire.Committed(saved))
         # Once more, after the message has gone: a checkpoint saved before the child saw it would never be announced.
         if newest_sequence(self._folder) > saved and not self.done.is_set():
-            self._arm("flush", COMMIT_WITHIN_S, self._flush)
+            self._arm("flush", self._commit_within_s(), self._flush)
 
     async def _save(self) -> None:
         """Bring the newest checkpoint from the slots into the store, its outputs first."""

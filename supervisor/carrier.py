@@ -19,7 +19,7 @@ from intermission.state.models import Change, ErrorInfo, Kind, Query, Task
 from intermission.state.status import Event, Reason, Status
 from intermission.state.store import StoreError
 from intermission.supervisor import inputs, restore, schedule
-from intermission.supervisor.attempt import Attempt, Ending
+from intermission.supervisor.attempt import COMMIT_WITHIN_S, Attempt, Ending
 from intermission.supervisor.cleaner import Cleaner
 from intermission.supervisor.crowd import Crowd
 from intermission.supervisor.ledger import Ledger
@@ -29,6 +29,11 @@ from intermission.supervisor.process.launcher import Child, Exit, Launcher
 from intermission.supervisor.retry import STORE_RETRY_S, policy
 from intermission.supervisor.verdict import Moment, verdict
 
+_COMMIT_EACH_S: Final = 0.01
+"""Of many uploads at once, each is made durable so much less often, but once a second: each time costs a sync.
+
+What a power cut takes of them their clients still have, for only what is durable is ever told.
+"""
 _CLOCK_CHECK_S: Final = 60.0
 """The longest sleep towards a wall-clock time: a corrected system clock is noticed by then."""
 _log = structlog.get_logger()
@@ -258,7 +263,15 @@ class Carrier:
     def _carry(self, task: Task, body: BodyPipe | None = None, checksum: tuple[str, bytes] | None = None) -> Attempt:
         handler = self._registry.handlers[task.service]
         attempt = Attempt(
-            task, Kind.RUN, handler, self._places, self._ledger, syncs=self._syncs, body=body, checksum=checksum
+            task,
+            Kind.RUN,
+            handler,
+            self._places,
+            self._ledger,
+            syncs=self._syncs,
+            body=body,
+            checksum=checksum,
+            commit_within_s=(lambda: COMMIT_WITHIN_S) if body is None else self._commit_within_s,
         )
         self._attempts[task.id] = attempt
         self.connected += body is not None
@@ -266,6 +279,10 @@ class Carrier:
         self._carrying.add(carrying)
         carrying.add_done_callback(self._carrying.discard)
         return attempt
+
+    def _commit_within_s(self) -> float:
+        """How long a checkpoint of an upload may wait."""
+        return max(COMMIT_WITHIN_S, min(self.connected * _COMMIT_EACH_S, 1.0))
 
     async def _run(self, attempt: Attempt) -> None:
         task_id = attempt.task.id

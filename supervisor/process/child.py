@@ -22,7 +22,7 @@ from intermission.handlers.digest import CHECKSUM_MISMATCH, Checksum
 from intermission.handlers.inputs import Inputs, Upload
 from intermission.handlers.schema import Invalid, Unencodable
 from intermission.supervisor.process import tree, wire
-from intermission.supervisor.process.incoming import Incoming
+from intermission.supervisor.process.incoming import PATIENCE_S, Incoming
 from intermission.supervisor.process.slot import SlotWriter
 
 AnyHandler = Handler[Any, Any, Any]
@@ -253,7 +253,7 @@ class LiveTask(Task[Any, Any]):
     def _directly(self, body: Incoming, asked: wire.Direct) -> Iterator[bytes]:
         """Each block that comes on the client's connection; then the supervisor is told how much that was."""
         self._direct = None
-        taken = 0
+        taken, waited_s = 0, 0.0
         try:
             while taken < asked.count:
                 if body.wait_for_connection(asked.count - taken):
@@ -262,16 +262,17 @@ class LiveTask(Task[Any, Any]):
                         break
                     continue
                 block = body.from_connection(asked.count - taken)
-                if not block:
-                    break
                 taken += len(block)
-                yield self._counted(block)
-                if self.stopped or len(block) < min(asked.least, asked.count - taken):
+                slow = len(block) < min(asked.least, asked.count - taken)
+                if block:
+                    yield self._counted(block)
+                if slow or self.stopped:
+                    waited_s = PATIENCE_S
                     break
         finally:
             body.leave_connection()
             with contextlib.suppress(ConnectionError):
-                self._pipe.send_bytes(wire.encode(wire.Took(taken)))
+                self._pipe.send_bytes(wire.encode(wire.Took(taken, waited_s)))
 
     def _counted(self, block: bytes) -> bytes:
         if self._unverified is not None:

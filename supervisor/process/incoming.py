@@ -1,8 +1,11 @@
 """The child's ends of a request's body: the pipe that the supervisor writes to, and the client's connection itself."""
 
+import fcntl
 import os
 import select
 import socket
+import sys
+import termios
 from typing import Final
 
 BATCH_BYTES: Final = 1 << 20
@@ -10,7 +13,7 @@ BATCH_BYTES: Final = 1 << 20
 
 Each time it takes some, the kernel tells the client that there is room: with 256 KiB that alone cost 0.2 CPU s/GiB.
 """
-PATIENCE_S: Final = 0.1
+PATIENCE_S: Final = 0.25
 """How long that may take to come, and so the most that a byte waits there."""
 _PIPED_BYTES: Final = 256 << 10
 """Of what a pipe of 1 MiB holds, so little that most blocks are full.
@@ -61,9 +64,15 @@ class Incoming:
         if self._connection is None:
             return b""
         try:
-            return self._connection.recv(min(BATCH_BYTES, left), socket.MSG_DONTWAIT)
+            size = min(BATCH_BYTES, left, self._waiting(self._connection) or 1)
+            return self._connection.recv(size, socket.MSG_DONTWAIT)
         except OSError:  # nothing yet, or it was reset: the supervisor, which reads on, finds out
             return b""
+
+    @staticmethod
+    def _waiting(connection: socket.socket) -> int:
+        """How many bytes are there: a block that is no larger has not to be shrunk, see `_PIPED_BYTES`."""
+        return int.from_bytes(fcntl.ioctl(connection, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def leave_connection(self) -> None:
         """Nothing more is read from the connection for now: whoever reads on wakes for each byte."""

@@ -115,9 +115,13 @@ class Dirty(_Message, frozen=True):
 
 
 class Took(_Message, frozen=True):
-    """So many bytes came from the client's connection, and no more is read there until the next `Direct`."""
+    """So many bytes came from the client's connection, and no more is read there until the next `Direct`.
+
+    ``waited_s``: how long the last of them, or none, were waited for in vain.
+    """
 
     count: int
+    waited_s: float = 0.0
 
 
 class CommitRequest(_Message, frozen=True):

@@ -215,7 +215,8 @@ async def _pump(
     bound = limits.max_bytes if left is None else delivery.offset + left
     counted = delivery.end if left is None else delivery.offset + left
     allowance = Allowance(request.app[SUPERVISOR], attempt.task, bound, counted)
-    pace, way = Pace(limits.idle_s, limits.min_rate), direct.Direct(request, limits.min_rate)
+    pace = Pace(limits.idle_s, limits.min_rate)
+    way = direct.Direct(request, pace)
     fast = source.fast_bytes if bound is None else min(source.fast_bytes, bound - delivery.offset)
     taken, end, fault = 0, End.BROKEN, None
     try:
@@ -225,9 +226,7 @@ async def _pump(
         while True:
             block = source.at_hand()
             if not block:
-                moved = await way.flow(attempt, fast - taken)
-                taken += moved
-                pace.came(moved)
+                taken += await way.flow(attempt, fast - taken)
                 block = await pace.wait(source.more())
             pace.came(len(block))
             if not block:

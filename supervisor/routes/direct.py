@@ -18,6 +18,7 @@ from typing import Final
 from aiohttp import web
 
 from intermission.supervisor.attempt import Attempt
+from intermission.supervisor.routes.pace import Pace
 
 WORTH_BYTES: Final = 1 << 20
 """With less than this to come the copying way goes on."""
@@ -61,12 +62,11 @@ def connection(request: web.Request) -> socket.socket | None:
 class Direct:
     """Of one request."""
 
-    def __init__(self, request: web.Request, least_rate: int) -> None:
-        """``least_rate``: see `Attempt.read_directly`."""
+    def __init__(self, request: web.Request, pace: Pace) -> None:
+        self._pace = pace
         self._content = request.content
         self._protocol = request.protocol
         self._transport = request.transport
-        self._least_rate = least_rate
 
     async def flow(self, attempt: Attempt, rest: int) -> int:
         """Have the child read the body, of which so much is to come, for as long as it comes fast; how much that was.
@@ -80,15 +80,17 @@ class Direct:
             transport.pause_reading()
             wanted = min(rest - moved, _MOST_BYTES)
             try:
-                taken = await attempt.read_directly(wanted, self._least_rate)
-                await self._pretend(taken, transport)
+                took = await attempt.read_directly(wanted, self._pace.least_rate)
+                await self._pretend(took.count, transport)
             finally:
                 if not transport.is_closing():
                     # A child that was killed has not undone it, and with it the transport would not wake for less.
                     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
                     transport.resume_reading()
-            moved += taken
-            if taken < wanted:
+            moved += took.count
+            self._pace.came(took.count)
+            self._pace.waited(took.waited_s)
+            if took.count < wanted:
                 break
         return moved
 

@@ -27,6 +27,7 @@ class Pace:
 
     def __init__(self, idle_s: float, least: int) -> None:
         """``least`` is in bytes a second; 0: however few."""
+        self.least_rate = least
         self._idle_s = idle_s
         self._window_s = window_s(idle_s)
         self._worth = max(least * self._window_s, 1)
@@ -40,6 +41,10 @@ class Pace:
             self._came %= self._worth
             self._left_s = self._window_s
 
+    def waited(self, seconds: float) -> None:
+        """The client was waited for elsewhere."""
+        self._left_s -= seconds
+
     async def wait(self, for_client: Awaitable[T]) -> T:
         """What the client is waited for. Raises TimeoutError when it is idle, and `TooSlowError`."""
         loop = asyncio.get_running_loop()
@@ -52,4 +57,4 @@ class Pace:
                 raise TooSlowError from None
             raise
         finally:
-            self._left_s -= loop.time() - began
+            self.waited(loop.time() - began)
