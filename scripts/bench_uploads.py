@@ -24,7 +24,7 @@ from harness import Server, until
 from yarl import URL
 
 GIB = 1 << 30
-SIZE = 512 << 20
+SIZE = GIB
 ROUNDS = 5
 _NGINX = """
 daemon off; worker_processes 1; pid {0}/pid; error_log {0}/errors; user root;

@@ -38,6 +38,7 @@ _LEAST_BYTES: Final = 4 << 10
 _LOG_LIMIT_BYTES: Final = 64 << 20
 _LOG_MORE_BYTES: Final = 1 << 20
 """What an attempt may print where the log is full already."""
+Took = wire.Took
 _log = structlog.get_logger()
 
 
@@ -114,7 +115,7 @@ class Attempt:
         self._limit: Reason | None = None
         self._body_end: wire.BodyEnd | None = None
         self._direct: wire.Direct | None = None
-        self._took: asyncio.Future[wire.Took] | None = None
+        self._took: asyncio.Future[Took] | None = None
         self._disconnected: Reason | None = None
         self._final: wire.Completed | wire.Errored | None = None
 
@@ -147,20 +148,21 @@ class Attempt:
         """Whether the child can read from the client's connection."""
         return self.body is not None and self.body.has_connection
 
-    async def read_directly(self, count: int, least_rate: int) -> wire.Took:
+    def read_directly(self, count: int, least_rate: int) -> asyncio.Future[Took]:
         """Have the child read so many bytes from the client's connection, for as long as they come fast.
 
-        What it has read; nobody else may read meanwhile. It leaves a client that is not much faster than
+        What it will have read; nobody else may read meanwhile. It leaves a client that is not much faster than
         ``least_rate``, in bytes a second, to who can judge that. Raises BrokenPipeError when it takes no more.
         """
         if self.body is None or self._body_end is not None or self.done.is_set():
             raise BrokenPipeError
         self._took = self._loop.create_future()
+        self._took.add_done_callback(lambda took: took.cancelled() or took.exception())  # its asker may have gone
         least = max(_LEAST_BYTES, int(2 * least_rate * PATIENCE_S))
         self._direct = wire.Direct(self.body.written, count, least)
         if self.child is not None:
             self.child.send(self._direct)
-        return await self._took
+        return self._took
 
     def end_body(self, cut: Reason | None = None) -> None:
         """All of the body is in the pipe; or, with a reason, all that will come now. Only the first of these counts."""

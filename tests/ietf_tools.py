@@ -50,6 +50,15 @@ class Talk:
         assert status < 200, (status, headers.items())
         return self.interims[-1]
 
+    async def until_told(self, offset: int) -> Interim:
+        """The interim answer that tells so much; those before it tell less."""
+        while True:
+            interim = await self.interim()
+            told = int(interim.headers["Upload-Offset"])
+            assert told <= offset
+            if told == offset:
+                return interim
+
     async def answer(self, within_s: float = 20) -> "Told":
         """The answer, whole, and all that came before it."""
         async with asyncio.timeout(within_s):

@@ -17,7 +17,7 @@ from typing import Final
 
 from aiohttp import web
 
-from intermission.supervisor.attempt import Attempt
+from intermission.supervisor.attempt import Attempt, Took
 from intermission.supervisor.routes.pace import Pace
 
 WORTH_BYTES: Final = 1 << 20
@@ -73,37 +73,44 @@ class Direct:
 
         To be called when nothing of it is buffered. Raises ConnectionError when the client has gone, or the child.
         """
-        transport, moved = self._transport, 0
-        if transport is None or not attempt.reads_directly:
+        transport = self._transport
+        if transport is None or not attempt.reads_directly or rest < WORTH_BYTES:
             return 0
-        while rest - moved >= WORTH_BYTES and not transport.is_closing():
-            transport.pause_reading()
-            wanted = min(rest - moved, _MOST_BYTES)
-            try:
-                took = await attempt.read_directly(wanted, self._pace.least_rate)
-                await self._pretend(took.count, transport)
-            finally:
-                if not transport.is_closing():
-                    # A child that was killed has not undone it, and with it the transport would not wake for less.
-                    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-                    transport.resume_reading()
-            moved += took.count
-            self._pace.came(took.count)
-            self._pace.waited(took.waited_s)
-            if took.count < wanted:
-                break
+        moved = unseen = 0
+        reading: asyncio.Future[Took] | None = None
+        transport.pause_reading()
+        try:
+            while rest - moved >= WORTH_BYTES and not transport.is_closing():
+                wanted = min(rest - moved, _MOST_BYTES)
+                reading = attempt.read_directly(wanted, self._pace.least_rate)
+                await self._pretend(unseen, transport)  # while the child reads on
+                took = await reading
+                unseen = took.count
+                moved += unseen
+                self._pace.came(unseen)
+                self._pace.waited(took.waited_s)
+                if unseen < wanted:
+                    break
+            await self._pretend(unseen, transport)
+        finally:
+            if reading is not None:
+                reading.cancel()
+            if not transport.is_closing():
+                # A child that was killed has not undone it, and with it the transport would not wake for less.
+                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+                transport.resume_reading()
         return moved
 
-    async def _pretend(self, taken: int, transport: asyncio.Transport) -> None:
+    async def _pretend(self, unseen: int, transport: asyncio.Transport) -> None:
         """Have the parser count what it did not see; others have their turn on the way."""
         left_in_step = _STEP_BYTES
-        while taken:
-            part = _BLANK if taken >= len(_BLANK) else bytes(taken)
+        while unseen:
+            part = _BLANK if unseen >= len(_BLANK) else bytes(unseen)
             self._protocol.data_received(part)
             self._content.read_nowait()
-            taken -= len(part)
+            transport.pause_reading()  # the read has set it going again
+            unseen -= len(part)
             left_in_step -= len(part)
-            if left_in_step <= 0 and taken:
-                transport.pause_reading()  # the read has set it going again
+            if left_in_step <= 0:
                 await asyncio.sleep(0)
                 left_in_step = _STEP_BYTES
