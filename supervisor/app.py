@@ -35,7 +35,7 @@ from intermission.supervisor.routes.delivery import LIMITS
 
 _OLDEST_KERNEL: Final = (5, 4)
 _FDS_PER_CHILD: Final = 4
-_FDS_PER_UPLOAD: Final = 4  # its pipe, that of its body, and the client's socket twice
+_FDS_PER_UPLOAD: Final = 5  # its pipe, that of its body, the client's socket twice, and what tells that this is closed
 _FDS_BESIDE: Final = 256
 _DAY_S: Final = 86_400.0
 _SYNCS_AT_ONCE: Final = 8

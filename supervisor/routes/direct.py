@@ -24,6 +24,8 @@ WORTH_BYTES: Final = 1 << 20
 """With less than this to come the copying way goes on."""
 _MOST_BYTES: Final = 64 << 20
 """At a time: so often the parser is told, which is all that wakes us."""
+_LEFT_S: Final = 3.0
+"""How long a child may take, once the client has gone, for what it has left on the connection."""
 _STEP_BYTES: Final = 4 << 20
 _BLANK: Final = bytes(256 << 10)
 """Zeros for the parser, in parts that are below what makes aiohttp hold back."""
@@ -84,7 +86,7 @@ class Direct:
                 wanted = min(rest - moved, _MOST_BYTES)
                 reading = attempt.read_directly(wanted, self._pace.least_rate)
                 await self._pretend(unseen, transport)  # while the child reads on
-                took = await reading
+                took = await _unless_gone(reading, transport)
                 unseen = took.count
                 moved += unseen
                 self._pace.came(unseen)
@@ -114,3 +116,27 @@ class Direct:
             if left_in_step <= 0:
                 await asyncio.sleep(0)
                 left_in_step = _STEP_BYTES
+
+
+async def _unless_gone(reading: asyncio.Future[Took], transport: asyncio.Transport) -> Took:
+    """What the child has read. Raises ConnectionError when the client has gone, and the child does not come to its end.
+
+    It may be frozen: nobody else would ever notice, for the transport does not read.
+    """
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    reading.add_done_callback(lambda _: over.set())
+    with select.epoll() as epoll:
+        try:
+            epoll.register(transport.get_extra_info("socket").fileno(), select.EPOLLRDHUP)
+        except (OSError, ValueError):  # the transport has been closed
+            raise ConnectionResetError from None
+        loop.add_reader(epoll, over.set)
+        try:
+            await over.wait()
+        finally:
+            loop.remove_reader(epoll)
+        await asyncio.wait({reading}, timeout=_LEFT_S)
+    if not reading.done():
+        raise ConnectionResetError
+    return reading.result()
