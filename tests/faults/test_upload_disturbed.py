@@ -7,8 +7,10 @@ import os
 import random
 import signal
 import tempfile
+import uuid
 from pathlib import Path
 
+import aiohttp
 import psutil
 import pytest
 from fault_tools import TOYS
@@ -26,6 +28,8 @@ KINDS = (
     *["server"] * 2,
 )
 TUS = {"Tus-Resumable": "1.0.0"}
+CUT_OFF = (OSError, aiohttp.ClientConnectionError)
+"""What a request meets whose server is killed."""
 LEFT_OVER = 8
 """Descriptors that may be more at the end than at the beginning: connections that the test keeps open."""
 
@@ -38,6 +42,7 @@ class Client:
         self.content = content
         self.deferred = deferred
         """Whether the length is not told before the end: then no space is kept, and the disk may be full on the way."""
+        self.key = str(uuid.uuid4())
         self.task_id = ""
         self.told = 0
         """The highest offset that any answer has told."""
@@ -47,10 +52,10 @@ class Client:
     async def bring(self) -> None:
         """Until it is completed."""
         while not self.task_id:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*CUT_OFF):
                 await self._create()
         while self.result is None:
-            with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+            with contextlib.suppress(*CUT_OFF, TimeoutError, asyncio.IncompleteReadError):
                 await self._once()
 
     async def _create(self) -> None:
@@ -59,7 +64,8 @@ class Client:
             answer = await self.server.ask("POST", "/upload/files", headers=headers)
             self.task_id = answer.headers.get("Location", "").rpartition("/")[2]
         else:
-            answer = await upload(self.server, b"", Upload_Length=str(len(self.content)))
+            # By its key, for the answer to a creation that has happened may be lost.
+            answer = await upload(self.server, b"", Upload_Length=str(len(self.content)), Idempotency_Key=self.key)
             self.task_id = answer.json["id"] if answer.status == 201 else ""
         assert answer.status in {201, 503, 507}, answer.body
         if self.task_id and not self.content:
@@ -124,7 +130,7 @@ class Disturber:
         if not busy:
             return
         client = self.chance.choice(busy)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*CUT_OFF):
             task = await self.server.task(client.task_id)
             if task.get("status") == "running" and task["child"] and await self._do(kind, client, task["child"]["pid"]):
                 self.done += 1
