@@ -95,12 +95,12 @@ class Direct:
                     break
             await self._pretend(unseen, transport)
         finally:
-            if reading is not None:
-                reading.cancel()
-            if not transport.is_closing():
-                # A child that was killed has not undone it, and with it the transport would not wake for less.
-                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-                transport.resume_reading()
+            if reading is None or reading.done():
+                _read_on(transport)
+            else:
+                # The child may be about to read, however late. Who read now as well would leave a hole in the data: so
+                # not before it has said that it does not, or is dead.
+                reading.add_done_callback(lambda _: _read_on(transport))
         return moved
 
     async def _pretend(self, unseen: int, transport: asyncio.Transport) -> None:
@@ -116,6 +116,14 @@ class Direct:
             if left_in_step <= 0:
                 await asyncio.sleep(0)
                 left_in_step = _STEP_BYTES
+
+
+def _read_on(transport: asyncio.Transport) -> None:
+    """Have the transport read again, for each byte."""
+    if not transport.is_closing():
+        # A child that was killed has not undone it.
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        transport.resume_reading()
 
 
 async def _unless_gone(reading: asyncio.Future[Took], transport: asyncio.Transport) -> Took:
@@ -136,7 +144,7 @@ async def _unless_gone(reading: asyncio.Future[Took], transport: asyncio.Transpo
             await over.wait()
         finally:
             loop.remove_reader(epoll)
-        await asyncio.wait({reading}, timeout=_LEFT_S)
+        await asyncio.wait({reading}, timeout=_LEFT_S)  # which leaves it alone, when that is cancelled
     if not reading.done():
         raise ConnectionResetError
     return reading.result()

@@ -1,0 +1,34 @@
+"""Two may read from a client's connection, the child and the server: never both, whatever happens to either."""
+
+from pathlib import Path
+
+from harness import Server, serving, until
+from upload_tools import MIB, begin, data, newest, resume, sha256
+
+CONTENT = data(24 * MIB)
+
+
+async def kept(server: Server, task_id: str) -> bytes:
+    """What is durable of an upload."""
+    task = await server.until(task_id, lambda task: task["reason"] == "disconnected")
+    received = task["checkpoint"]["state"]["received"] if task["checkpoint"] else 0
+    path = server.data / "tasks" / task_id / "files" / "content"
+    return path.read_bytes()[:received]
+
+
+async def test_a_child_that_reads_late(tmp_path: Path) -> None:
+    """When its client has gone and was given up, finds what it would have found before: the data has no hole."""
+    async with serving(tmp_path, INTERMISSION_HANDLERS="toys,late_reader") as server:
+        sending = await begin(server, "/upload/start", length=len(CONTENT))
+        await sending.send(CONTENT[: 2 * MIB])  # some of it is on the connection when its child is late
+
+        async def there() -> bool:
+            return bool(await newest(server))
+
+        await until(there)
+        task_id = await newest(server)
+        await sending.leave()
+        found = await kept(server, task_id)
+        assert found == CONTENT[: len(found)]
+        ended = await resume(server, task_id, CONTENT, len(found))
+        assert (ended.status, ended.json["result"]["sha256"]) == (200, sha256(CONTENT))
