@@ -161,7 +161,7 @@ async def deliver(
     """
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
     source = Raw(request) if source is None else source
-    connection = direct.connection(request) if source.fast_bytes and request.app[LIMITS].fast else None
+    connection = direct.connection(request, source.fast_bytes) if request.app[LIMITS].fast else None
     delivery = replace(delivery, end=delivery.offset + source.fast_bytes, connection=connection)
     attempt = await supervisor.connect(task.id, caller.scope, caller.user, delivery)
     left = None if size is None else size - delivery.offset

@@ -10,8 +10,11 @@ way, which has to know about them in any case.
 """
 
 import asyncio
+import fcntl
 import select
 import socket
+import sys
+import termios
 from contextlib import closing
 from typing import Final
 
@@ -25,7 +28,7 @@ WORTH_BYTES: Final = 1 << 20
 _MOST_BYTES: Final = 64 << 20
 """At a time: so often the parser is told, which is all that wakes us."""
 _LEFT_S: Final = 3.0
-"""How long a child may take, once the client has gone, for what it has left on the connection."""
+"""How long a child may take nothing, once the client has gone, of what it has left on the connection."""
 _STEP_BYTES: Final = 4 << 20
 _BLANK: Final = bytes(256 << 10)
 """Zeros for the parser, in parts that are below what makes aiohttp hold back."""
@@ -52,10 +55,10 @@ def works() -> bool:
         return False
 
 
-def connection(request: web.Request) -> socket.socket | None:
-    """What a child may read from; None where the bytes on it are not those of the body."""
+def connection(request: web.Request, size: int) -> socket.socket | None:
+    """What a child may read so many bytes from; None where it is not worth it, or they are not those of the body."""
     transport = request.transport
-    if transport is None or transport.get_extra_info("sslcontext") is not None:
+    if size < WORTH_BYTES or transport is None or transport.get_extra_info("sslcontext") is not None:
         return None
     sock: socket.socket | None = transport.get_extra_info("socket")
     return sock
@@ -127,16 +130,16 @@ def _read_on(transport: asyncio.Transport) -> None:
 
 
 async def _unless_gone(reading: asyncio.Future[Took], transport: asyncio.Transport) -> Took:
-    """What the child has read. Raises ConnectionError when the client has gone, and the child does not come to its end.
+    """What the child has read. Raises ConnectionError when the client has gone, and the child takes nothing any more.
 
     It may be frozen: nobody else would ever notice, for the transport does not read.
     """
-    loop = asyncio.get_running_loop()
+    loop, sock = asyncio.get_running_loop(), transport.get_extra_info("socket")
     over = asyncio.Event()
     reading.add_done_callback(lambda _: over.set())
     with select.epoll() as epoll:
         try:
-            epoll.register(transport.get_extra_info("socket").fileno(), select.EPOLLRDHUP)
+            epoll.register(sock.fileno(), select.EPOLLRDHUP)
         except (OSError, ValueError):  # the transport has been closed
             raise ConnectionResetError from None
         loop.add_reader(epoll, over.set)
@@ -144,7 +147,15 @@ async def _unless_gone(reading: asyncio.Future[Took], transport: asyncio.Transpo
             await over.wait()
         finally:
             loop.remove_reader(epoll)
+    left = sys.maxsize
+    while not reading.done():
+        if transport.is_closing() or (now := _waiting(sock)) >= left:
+            raise ConnectionResetError
+        left = now
         await asyncio.wait({reading}, timeout=_LEFT_S)  # which leaves it alone, when that is cancelled
-    if not reading.done():
-        raise ConnectionResetError
     return reading.result()
+
+
+def _waiting(sock: socket.socket) -> int:
+    """How many bytes are on it that nobody has read."""
+    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)

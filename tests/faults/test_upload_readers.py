@@ -32,3 +32,14 @@ async def test_a_child_that_reads_late(tmp_path: Path) -> None:
         assert found == CONTENT[: len(found)]
         ended = await resume(server, task_id, CONTENT, len(found))
         assert (ended.status, ended.json["result"]["sha256"]) == (200, sha256(CONTENT))
+
+
+async def test_a_slow_child_and_a_client_that_sends_no_more(tmp_path: Path) -> None:
+    """While it takes something it is waited for, however long that is: all of the data has been sent."""
+    content = CONTENT[: 3 * MIB]
+    async with serving(tmp_path, INTERMISSION_HANDLERS="toys,late_reader", SLOW_READERS="yes") as server:
+        sending = await begin(server, "/upload/start", length=len(content))
+        await sending.send(content)
+        sending.writer.write_eof()
+        answer = await sending.answer()
+        assert (answer.status, answer.json["result"]["sha256"]) == (201, sha256(content))
