@@ -13,10 +13,9 @@ from importlib.metadata import distribution
 from pathlib import Path
 from statistics import median
 
-import aiohttp
 import psutil
 from bench_crowds import upload_beside, upload_crowd
-from bench_tools import Row, cpu_s, percentiles, private_bytes, server
+from bench_tools import Row, cpu_s, percentiles, private_bytes, server, watched
 from bench_uploads import upload_parallel, upload_stops, upload_takeover, uploads
 from harness import Server, until
 
@@ -145,7 +144,6 @@ async def crowd() -> list[Row]:
     digest = hashlib.sha256(data).hexdigest()
     team = "team,email\n" + "".join(f"t,{n}@example.org\n" for n in range(members))
     extract = {"source": "flights", "where": {"carrier": {"in": ["UA", "DL"]}}}
-    latencies: list[float] = []
     async with server(max_running=2 * (os.cpu_count() or 1)) as running:
         flights(running.data / "sources")
 
@@ -165,22 +163,14 @@ async def crowd() -> list[Row]:
             if done["status"] != "completed" or done["result"]["members"] != members:
                 raise AssertionError(done)
 
-        async def watch() -> None:
-            async with aiohttp.ClientSession() as session:
-                while True:
-                    before = time.perf_counter()
-                    async with session.get(f"{running.url}/health") as response:
-                        await response.read()
-                    latencies.append((time.perf_counter() - before) * 1e3)
-                    await asyncio.sleep(0.01)
-
-        watching, before = asyncio.create_task(watch()), time.perf_counter()
+        before = time.perf_counter()
         uploads, extracts = [upload() for _ in range(50)], [extracted() for _ in range(20)]
-        _, files, _ = await asyncio.gather(
-            asyncio.gather(*uploads), asyncio.gather(*extracts), asyncio.gather(*(teamed(f"t{n}") for n in range(5)))
-        )
+        teams = [teamed(f"t{n}") for n in range(5)]
+        async with watched(running) as latencies:
+            _, files, _ = await asyncio.gather(
+                asyncio.gather(*uploads), asyncio.gather(*extracts), asyncio.gather(*teams)
+            )
         took_s = time.perf_counter() - before
-        watching.cancel()
         if len(set(files)) != 1 or files[0].count(b"\n") != 1 + 106_775:
             raise AssertionError("the extracts are not alike")
     p50, p99 = percentiles(latencies)

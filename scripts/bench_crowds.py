@@ -1,50 +1,23 @@
 """Many uploads at once: how one that is fast fares beside slow ones, and what a thousand cost that are open."""
 
 import asyncio
-import contextlib
 import hashlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
 
-import aiohttp
 import psutil
-from bench_tools import HERE, Row, cpu_s, percentiles, private_bytes, server
+from bench_tools import HERE, Row, cpu_s, percentiles, private_bytes, server, watched
 from bench_uploads import GIB, SIZE, ours
 from harness import Server, until
 
 SLOW = 200
 RATE = 1_000_000
 OPEN = 1000
-
-
-@asynccontextmanager
-async def watched(running: Server) -> AsyncIterator[list[float]]:
-    """Somebody who asks for the server's health meanwhile; how many milliseconds each answer took."""
-    latencies: list[float] = []
-
-    async def watch() -> None:
-        async with aiohttp.ClientSession() as session:
-            while True:
-                before = time.perf_counter()
-                async with session.get(f"{running.url}/health") as response:
-                    await response.read()
-                latencies.append((time.perf_counter() - before) * 1e3)
-                await asyncio.sleep(0.01)
-
-    watching = asyncio.create_task(watch())
-    try:
-        yield latencies
-    finally:
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
 
 
 async def upload_beside() -> list[Row]:

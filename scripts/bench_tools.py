@@ -1,13 +1,17 @@
 """What all measurements share: a row of the table, a server to measure, and figures of processes."""
 
+import asyncio
+import contextlib
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
 
+import aiohttp
 import psutil
 
 HERE = Path(__file__).parent
@@ -37,6 +41,29 @@ async def server(max_running: int = 4, handlers: str = "bench_handlers") -> Asyn
             INTERMISSION_MAX_RUNNING=str(max_running),
         ) as running:
             yield running
+
+
+@asynccontextmanager
+async def watched(running: Server) -> AsyncIterator[list[float]]:
+    """Somebody who asks for the server's health meanwhile; how many milliseconds each answer took."""
+    latencies: list[float] = []
+
+    async def watch() -> None:
+        async with aiohttp.ClientSession() as session:
+            while True:
+                before = time.perf_counter()
+                async with session.get(f"{running.url}/health") as response:
+                    await response.read()
+                latencies.append((time.perf_counter() - before) * 1e3)
+                await asyncio.sleep(0.01)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield latencies
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
 
 
 def percentiles(values: list[float]) -> tuple[float, float]:

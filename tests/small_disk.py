@@ -6,13 +6,14 @@ A process holds the namespace, so that a server may be killed and started again 
 
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from harness import HERE
+from fault_tools import TOYS
+from harness import HERE, Server
 
 _MOUNT = 'mount -t tmpfs -o "$1" none "$2" && echo mounted && exec cat'
 
@@ -66,3 +67,17 @@ def small_disk(folder: Path, options: str) -> Iterator[SmallDisk]:
             pytest.skip(f"a small disk cannot be mounted here: {holder.stderr.read().decode().strip()}")
         enter = ("nsenter", "--target", str(holder.pid), "--user", "--mount", "--wd", "--preserve-credentials")
         yield SmallDisk(Path(f"/proc/{holder.pid}/root{mount}"), enter)
+
+
+@asynccontextmanager
+async def cramped(disk: SmallDisk) -> AsyncIterator[Server]:
+    """A server whose data folder is on the small disk; at the end it stops in order and has left no process."""
+    settings = {"INTERMISSION_HANDLERS": TOYS, "INTERMISSION_MAX_RUNNING": "10"}
+    server = Server(disk.root / "data", settings, before=disk.before)
+    try:
+        await server.start()
+        yield server
+        assert await server.stop() == 0
+        assert server.survivors() == []
+    finally:
+        await server.close()

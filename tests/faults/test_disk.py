@@ -6,13 +6,11 @@ import fcntl
 import os
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
 import pytest
 from fault_tools import (
-    TOYS,
     child,
     faulty,
     generation,
@@ -23,7 +21,7 @@ from fault_tools import (
     until_place,
 )
 from harness import Server, problem, serving, squares
-from small_disk import SmallDisk, small_disk
+from small_disk import cramped, small_disk
 
 MIB = 1 << 20
 TEN = {"INTERMISSION_MAX_RUNNING": "10"}
@@ -32,19 +30,6 @@ TEN = {"INTERMISSION_MAX_RUNNING": "10"}
 def blocks(count: int) -> bytes:
     """What the toy ``bulk`` writes."""
     return b"".join(n.to_bytes(4, "big") * 1024 for n in range(count))
-
-
-@contextlib.asynccontextmanager
-async def cramped(disk: SmallDisk, **settings: str) -> AsyncIterator[Server]:
-    """A server whose data folder is on the small disk; at the end it stops in order and has left no process."""
-    server = Server(disk.root / "data", {"INTERMISSION_HANDLERS": TOYS, **TEN, **settings}, before=disk.before)
-    try:
-        await server.start()
-        yield server
-        assert await server.stop() == 0
-        assert server.survivors() == []
-    finally:
-        await server.close()
 
 
 @contextlib.contextmanager

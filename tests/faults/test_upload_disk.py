@@ -5,31 +5,16 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from fault_tools import TOYS, faulty
-from harness import Answer, Server, problem, serving
+from harness import Answer, problem, serving
 from slow_disk import SYNC_S
-from small_disk import SmallDisk, small_disk
+from small_disk import cramped, small_disk
 from upload_tools import MIB, begin, chunk, data, flowing, newest, resume, sha256
 
 from intermission.handlers import disk as calls
-
-
-@asynccontextmanager
-async def cramped(disk: SmallDisk) -> AsyncIterator[Server]:
-    """A server whose data folder is on the small disk; at the end it stops in order and has left no process."""
-    server = Server(disk.root / "data", {"INTERMISSION_HANDLERS": TOYS}, before=disk.before)
-    try:
-        await server.start()
-        yield server
-        assert await server.stop() == 0
-        assert server.survivors() == []
-    finally:
-        await server.close()
 
 
 async def test_room_is_kept(tmp_path: Path) -> None:

@@ -13,9 +13,8 @@ from pathlib import Path
 import aiohttp
 import psutil
 import pytest
-from fault_tools import TOYS
 from harness import Answer, Server, seeded, send
-from small_disk import SmallDisk, small_disk
+from small_disk import SmallDisk, cramped, small_disk
 from upload_tools import MIB, Sending, begin, sha256, upload
 
 KINDS = (
@@ -182,10 +181,8 @@ async def disturbed(folder: Path, disk_bytes: int, rounds: list[list[int]], time
     """Have files of these sizes brought, a round of them at once, the rounds again and again, until it was enough."""
     chance = seeded()
     with small_disk(folder, f"size={disk_bytes}") as disk:
-        server = Server(disk.root / "data", {"INTERMISSION_HANDLERS": TOYS}, before=disk.before)
-        disturber = Disturber(server, disk, chance)
-        try:
-            await server.start()
+        async with cramped(disk) as server:
+            disturber = Disturber(server, disk, chance)
             undisturbed = (await upload(server, b"x" * MIB)).json["id"]
             kept = names(server, undisturbed)
             begun = psutil.Process(server.pid).num_fds()
@@ -214,10 +211,6 @@ async def disturbed(folder: Path, disk_bytes: int, rounds: list[list[int]], time
             assert (await server.ask("GET", "/health")).json["running"] == 0
             assert os.listdir(server.data / "tasks") == [undisturbed]
             assert psutil.Process(server.pid).num_fds() <= begun + LEFT_OVER
-            assert await server.stop() == 0
-            assert server.survivors() == []
-        finally:
-            await server.close()
     print(f"{disturber.done} disturbances in {number} rounds: {disturber.kinds}")  # noqa: T201
 
 
@@ -229,8 +222,11 @@ def names(server: Server, task_id: str) -> list[str]:
 
 @pytest.mark.timeout(240)
 async def test_a_hundred_disturbances(tmp_path: Path) -> None:
-    """Pauses, cut connections, takeovers, a full disk, SIGKILL of child, fork server and server, at five uploads."""
-    await disturbed(tmp_path, 96 * MIB, [[1_500_000, 1_500_001, 1_500_002, 1_500_003, 0]], times=100)
+    """Pauses, cut connections, takeovers, a full disk, SIGKILL of child, fork server and server, at five uploads.
+
+    Some are so large that their children read most of them themselves.
+    """
+    await disturbed(tmp_path, 96 * MIB, [[1_500_000, 6_000_001, 6_000_002, 3_000_003, 0]], times=100)
 
 
 @pytest.mark.long
