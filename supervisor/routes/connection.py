@@ -10,7 +10,7 @@ answer. aiohttp bounds that in time; here it is bounded in bytes too.
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -26,7 +26,17 @@ MOST_UNWANTED_BYTES: Final = 256 << 20
 class Http(web.RequestHandler):
     """aiohttp's protocol, but what is no HTTP is refused as all else is, and no error of ours to be logged."""
 
-    __slots__ = ()
+    __slots__ = ("held",)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.held = False
+        """Somebody else reads the connection: aiohttp, which would go on whenever its buffer is empty, does not."""
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """See aiohttp's."""
+        if not self.held:
+            super().resume_reading(resume_parser)
 
     def handle_error(
         self,

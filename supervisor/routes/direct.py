@@ -16,11 +16,12 @@ import socket
 import sys
 import termios
 from contextlib import closing
-from typing import Final
+from typing import Final, cast
 
 from aiohttp import web
 
 from intermission.supervisor.attempt import Attempt, Took
+from intermission.supervisor.routes.connection import Http
 from intermission.supervisor.routes.pace import Pace
 
 WORTH_BYTES: Final = 1 << 20
@@ -70,7 +71,7 @@ class Direct:
     def __init__(self, request: web.Request, pace: Pace) -> None:
         self._pace = pace
         self._content = request.content
-        self._protocol = request.protocol
+        self._protocol = cast("Http", request.protocol)
         self._transport = request.transport
 
     async def flow(self, attempt: Attempt, rest: int) -> int:
@@ -83,12 +84,13 @@ class Direct:
             return 0
         moved = unseen = 0
         reading: asyncio.Future[Took] | None = None
+        self._protocol.held = True
         transport.pause_reading()
         try:
             while rest - moved >= WORTH_BYTES and not transport.is_closing():
                 wanted = min(rest - moved, _MOST_BYTES)
                 reading = attempt.read_directly(wanted, self._pace.least_rate)
-                await self._pretend(unseen, transport)  # while the child reads on
+                await self._pretend(unseen)  # while the child reads on
                 took = await _unless_gone(reading, transport)
                 unseen = took.count
                 moved += unseen
@@ -96,37 +98,36 @@ class Direct:
                 self._pace.waited(took.waited_s)
                 if unseen < wanted:
                     break
-            await self._pretend(unseen, transport)
+            await self._pretend(unseen)
         finally:
             if reading is None or reading.done():
-                _read_on(transport)
+                self._read_on(transport)
             else:
                 # The child may be about to read, however late. Who read now as well would leave a hole in the data: so
                 # not before it has said that it does not, or is dead.
-                reading.add_done_callback(lambda _: _read_on(transport))
+                reading.add_done_callback(lambda _: self._read_on(transport))
         return moved
 
-    async def _pretend(self, unseen: int, transport: asyncio.Transport) -> None:
+    async def _pretend(self, unseen: int) -> None:
         """Have the parser count what it did not see; others have their turn on the way."""
         left_in_step = _STEP_BYTES
         while unseen:
             part = _BLANK if unseen >= len(_BLANK) else bytes(unseen)
             self._protocol.data_received(part)
             self._content.read_nowait()
-            transport.pause_reading()  # the read has set it going again
             unseen -= len(part)
             left_in_step -= len(part)
             if left_in_step <= 0:
                 await asyncio.sleep(0)
                 left_in_step = _STEP_BYTES
 
-
-def _read_on(transport: asyncio.Transport) -> None:
-    """Have the transport read again, for each byte."""
-    if not transport.is_closing():
-        # A child that was killed has not undone it.
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        transport.resume_reading()
+    def _read_on(self, transport: asyncio.Transport) -> None:
+        """Have the transport read again, for each byte."""
+        self._protocol.held = False
+        if not transport.is_closing():
+            # A child that was killed has not undone it.
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            transport.resume_reading()
 
 
 async def _unless_gone(reading: asyncio.Future[Took], transport: asyncio.Transport) -> Took:
