@@ -83,7 +83,9 @@ async def test_the_cheap_one_alone(server: Server, size: int) -> None:
         ("crc32c=10,sha-512=10", False, True),
         (BOTH, True, True),
         ("sha-512=10", True, False),
-        ("sha-256=0", True, False),
+        ("sha-256=0", False, False),
+        ("sha-256=0, crc32c=0, md5=3", False, False),
+        ("crc32c=0", True, False),
         ("crc32c=11", True, False),
         ("crc32c=-1", True, False),
         ("crc32c=5.0", True, False),
@@ -94,12 +96,29 @@ async def test_the_cheap_one_alone(server: Server, size: int) -> None:
     ],
 )
 async def test_which_are_computed(server: Server, wanted: str | None, sha: bool, crc: bool) -> None:
-    """Those that are wanted; SHA-256 where none is that is known, or the wish is malformed. Told is what was wanted."""
+    """Those that are wanted; where none is that is known, or the wish is malformed, SHA-256, unless that is refused.
+
+    Told is what was wanted.
+    """
     answer = await upload(server, b"abc", **({} if wanted is None else {"Want_Repr_Digest": wanted}))
     assert computed(answer) == (sha256(b"abc") if sha else None, crc32c(b"abc") if crc else None)
     names = [name for name, is_computed in (("sha-256", sha), ("crc32c", crc)) if is_computed]
     is_known = wanted in {"sha-256=1", "sha-256=0, crc32c=3", "crc32c=10,sha-512=10", BOTH}
     assert answer.headers.get("Repr-Digest") == (digests(b"abc", *names) if is_known else None)
+
+
+async def test_without_any(server: Server) -> None:
+    """Who wants none is spared it: paused and resumed it is still whole, and what is announced is still checked."""
+    sending, task_id = await flowing(server, CONTENT, 3 * MIB, "Want-Repr-Digest: sha-256=0")
+    assert (await server.verb(task_id, "pause")).status == 200
+    offset = (await sending.answer()).json["checkpoint"]["state"]["received"]
+    answer = await resume(server, task_id, CONTENT, offset)
+    assert (answer.status, computed(answer)) == (200, (None, None))
+    got = await server.ask("GET", f"/tasks/{task_id}/files/content")
+    assert got.body == CONTENT
+    assert "Repr-Digest" not in got.headers
+    wrong = await upload(server, b"abc", Want_Repr_Digest="sha-256=0", Repr_Digest=digests(b"abd", "sha-256"))
+    problem(wrong, 422, "digest-mismatch")
 
 
 async def test_it_is_part_of_what_a_key_stands_for(server: Server) -> None:

@@ -26,6 +26,8 @@ WANTED: Final = {"Want-Repr-Digest": "sha-256=10, crc32c=5"}
 """What is sent with an answer that has found fault with a digest: which there are."""
 WANTED_OF_CONTENT: Final = {"Want-Content-Digest": "sha-512=10, sha-256=9, crc32c=5"}
 SENDS: Final = ("Repr-Digest",)
+_USUAL: Final[Algorithm] = "sha-256"
+"""What is computed for who says nothing of it."""
 _OF_CONTENT: Final = {"sha-512": "sha512", "sha-256": "sha256", "crc32c": "crc32c"}
 """What a body can be checked with, the strongest first, and what a `Checksum` calls it."""
 _FIELDS: Final[Mapping[Algorithm, str]] = {"sha-256": "sha256", "crc32c": "crc32c"}
@@ -63,7 +65,11 @@ Covering = TypedDict(
 )
 Wanting = TypedDict(
     "Wanting",
-    {"Want-Repr-Digest": Annotated[str, Field(description=f"Which digest to tell (RFC 9530): {_ALGORITHMS}")]},
+    {
+        "Want-Repr-Digest": Annotated[
+            str, Field(description=f"Which digest to tell (RFC 9530): {_ALGORITHMS}; of 0, which not")
+        ]
+    },
     total=False,
 )
 
@@ -71,16 +77,19 @@ Wanting = TypedDict(
 def asked(request: web.Request) -> dict[str, Any]:
     """What a start says of digests, as fields of `BodyInfo`. Raises `Problem` (400).
 
-    Computed is what the client wants; else what it announces; else SHA-256. And always what it announces, to check it.
+    Computed is what the client wants; else what it announces; else SHA-256, unless the client says that it does not
+    want that. And always what it announces, to check it.
     """
     announced = _digests(request, "Repr-Digest")
     known = [name for name in get_args(Algorithm) if name in announced]
-    digests = sorted({*(_wanted(request) or known), *known})
+    wishes = _wishes(request)
+    usual = known or ([] if wishes.get(_USUAL) == 0 else [_USUAL])
+    digests = sorted({*(_wanted(request) or usual), *known})
     return {
         "sha256": announced.get("sha-256", b"").hex() or None,
         # Left out where there is nothing to say: a start is known by its fields when it is sent again.
         **({"crc32c": announced["crc32c"].hex()} if "crc32c" in announced else {}),
-        **({"digests": digests} if digests and digests != ["sha-256"] else {}),
+        **({"digests": digests} if digests != [_USUAL] else {}),
     }
 
 
@@ -119,11 +128,17 @@ def _header(digests: Mapping[Algorithm, str]) -> dict[str, str]:
 
 
 def _wanted(request: web.Request) -> list[Algorithm]:
-    """The known algorithms that are wanted at all; none where any of it is malformed (RFC 8941, section 4.2)."""
+    """The known algorithms that are wanted at all."""
+    wishes = _wishes(request)
+    return [name for name in get_args(Algorithm) if wishes.get(name)]
+
+
+def _wishes(request: web.Request) -> Mapping[str, int]:
+    """How much each algorithm is wanted; nothing where any of it is malformed (RFC 8941, section 4.2)."""
     members = _members(request, "Want-Repr-Digest")
     if members is None or not all(_WISH.fullmatch(text) for text in members.values()):
-        return []
-    return [name for name in get_args(Algorithm) if members.get(name, "0") != "0"]
+        return {}
+    return {name: int(text) for name, text in members.items()}
 
 
 def _digests(request: web.Request, header: str) -> dict[str, bytes]:
