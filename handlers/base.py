@@ -73,7 +73,7 @@ class Output(io.TextIOWrapper):
         self._behind = disk.WriteBehind(self._file.fileno())
         super().__init__(self._binary, encoding="utf-8", newline="")
 
-    def write_bytes(self, data: bytes) -> int:
+    def write_bytes(self, data: bytes | memoryview) -> int:
         """Append bytes as they are."""
         self.flush()
         return self._binary.write(data)
@@ -116,8 +116,21 @@ class Task(ABC, Generic[P, S]):
 
         Asking for the next block is a pause point, as `sleep` is one: when a pause is wanted, or the client has gone,
         the state is saved and `Paused` raised. ``state.received`` has to say, then, how many bytes of the whole are
-        done with: there the client will go on.
+        done with: there the client will go on. Raises RuntimeError in a service that is none.
         """
+        return map(bytes, self._blocks())
+
+    def receive(self, file: Output) -> Iterator[memoryview]:
+        """As `body`, and each block is appended to an output before it is given, without being copied for that.
+
+        A block is there to be looked at until the next is asked for.
+        """
+        for block in self._blocks():
+            file.write_bytes(block)
+            yield block
+
+    def _blocks(self) -> Iterator[memoryview]:
+        """Each block of the body, which is there until the next is asked for."""
         raise RuntimeError("only a stream service has a body: declare it with @handler(..., stream=True)")
 
     @abstractmethod

@@ -28,7 +28,7 @@ _BLOCK_BYTES: Final = 1 << 20
 class Digest(Protocol):
     """A digest of all that it was updated with."""
 
-    def update(self, data: bytes, /) -> None:
+    def update(self, data: bytes | memoryview, /) -> None:
         """Take in some more."""
 
     def save(self) -> str:
@@ -44,7 +44,7 @@ class Crc32c:
     def __init__(self, saved: str = "") -> None:
         self._value = int(saved or "0", 16)
 
-    def update(self, data: bytes, /) -> None:
+    def update(self, data: bytes | memoryview, /) -> None:
         """See `Digest.update`."""
         self._value = crc32c.crc32c(data, self._value)
 
@@ -64,7 +64,7 @@ class Crc32c:
 class Unwanted:
     """A digest that nobody wants: it costs nothing."""
 
-    def update(self, data: bytes, /) -> None:
+    def update(self, data: bytes | memoryview, /) -> None:
         """See `Digest.update`."""
 
     def save(self) -> str:
@@ -96,7 +96,7 @@ class Checksum:
         self._found = Crc32c() if algorithm == "crc32c" else hashlib.new(algorithm, usedforsecurity=False)
         self._expected = expected
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         """Take in some more."""
         self._found.update(data)
 
@@ -114,9 +114,10 @@ class _Native:
         if not saved:
             library.SHA256_Init(self._context)
 
-    def update(self, data: bytes, /) -> None:
+    def update(self, data: bytes | memoryview, /) -> None:
         """See `Digest.update`."""
-        self._library.SHA256_Update(self._context, data, len(data))
+        begin = data if isinstance(data, bytes) else ctypes.byref(ctypes.c_char.from_buffer(data))
+        self._library.SHA256_Update(self._context, begin, len(data))
 
     def save(self) -> str:
         """See `Digest.save`."""
@@ -135,7 +136,7 @@ class _Reread:
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
 
-    def update(self, data: bytes, /) -> None:
+    def update(self, data: bytes | memoryview, /) -> None:
         """See `Digest.update`."""
         self._sha256.update(data)
 
@@ -153,7 +154,7 @@ def _library() -> Any:
     try:
         library = ctypes.CDLL(_hashlib.__file__)  # looks in what it is linked with, too
         library.SHA256_Init.argtypes = [ctypes.c_void_p]
-        library.SHA256_Update.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t]
+        library.SHA256_Update.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
         library.SHA256_Final.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
         first = _Native(library)
         first.update(b"a" * 100)

@@ -6,7 +6,7 @@ One that is made of others needs no body: it is a task like those of other servi
 import errno
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -66,7 +66,7 @@ def upload(task: Task[BodyInfo, State]) -> Result:
     if params.size_bytes is not None:
         out.reserve(params.size_bytes)
     sha256, crc32c = _digests(params, state, out.path)
-    for block in _joined(task, out) if params.parts else _written(task.body, out):
+    for block in _joined(task, out) if params.parts else task.receive(out):
         sha256.update(block)
         crc32c.update(block)
         state.received += len(block)
@@ -116,13 +116,6 @@ def _check_tail(path: Path, state: State) -> None:
 @upload.uploads
 def _parts(params: BodyInfo) -> Mapping[str, str]:
     return {f"/parts/{n}": reference for n, reference in enumerate(params.parts)}
-
-
-def _written(blocks: Iterable[bytes], out: Output) -> Iterator[bytes]:
-    """Each block, once it is written."""
-    for block in blocks:
-        out.write_bytes(block)
-        yield block
 
 
 def _joined(task: Task[BodyInfo, State], out: Output) -> Iterator[bytes]:

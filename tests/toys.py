@@ -7,11 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from intermission.handlers import Fatal, Limits, Retry, Task, handler
+from intermission.handlers.body import BodyInfo
 from intermission.supervisor.process import wire
 
 
@@ -458,3 +462,25 @@ def sayer(task: Task[Saying, Count]) -> Count:
     if task.params.wait and not task.resumed:
         task.sleep(600)
     return Count()
+
+
+@dataclass
+class Tally:
+    """How much of a body is done with, and the CRC-32 of that."""
+
+    received: int = 0
+    crc: int = 0
+
+
+@handler("tally", stream=True)
+def tally(task: Task[BodyInfo, Tally]) -> Tally:
+    """Look at each block only when two more have come."""
+    waiting = deque[bytes]()
+    for block in chain(task.body, (b"", b"")):
+        waiting.append(block)
+        if len(waiting) > 2:
+            done = waiting.popleft()
+            task.state.crc = zlib.crc32(done, task.state.crc)
+            task.state.received += len(done)
+            task.checkpoint(done=task.state.received, unit="bytes")
+    return task.state

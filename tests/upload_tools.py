@@ -125,9 +125,9 @@ async def resume(server: Server, task_id: str, content: bytes, offset: int) -> A
     )
 
 
-async def newest(server: Server) -> str:
-    """The id of the newest upload; empty if there is none."""
-    items: list[dict[str, Any]] = (await server.ask("GET", "/upload/status?limit=1")).json["items"]
+async def newest(server: Server, service: str = "upload") -> str:
+    """The id of a service's newest task; empty if there is none."""
+    items: list[dict[str, Any]] = (await server.ask("GET", f"/{service}/status?limit=1")).json["items"]
     return str(items[0]["id"]) if items else ""
 
 

@@ -225,12 +225,10 @@ class LiveTask(Task[Any, Any]):
         self._save(None, None, None)
         self._stop()
 
-    @property
-    def body(self) -> Iterator[bytes]:
-        """See `Task.body`."""
-        return super().body if self._body is None else self._blocks(self._body)
-
-    def _blocks(self, body: Incoming) -> Iterator[bytes]:
+    def _blocks(self) -> Iterator[memoryview]:
+        if (body := self._body) is None:
+            yield from super()._blocks()
+            return
         while not self._pausing:
             if self.stopped:
                 raise Paused
@@ -250,7 +248,7 @@ class LiveTask(Task[Any, Any]):
         self._save(None, None, None)
         self._stop()
 
-    def _directly(self, body: Incoming, asked: wire.Direct) -> Iterator[bytes]:
+    def _directly(self, body: Incoming, asked: wire.Direct) -> Iterator[memoryview]:
         """Each block that comes on the client's connection; then the supervisor is told how much that was."""
         self._direct = None
         taken, waited_s = 0, 0.0
@@ -274,7 +272,7 @@ class LiveTask(Task[Any, Any]):
             with contextlib.suppress(ConnectionError):
                 self._pipe.send_bytes(wire.encode(wire.Took(taken, waited_s)))
 
-    def _counted(self, block: bytes) -> bytes:
+    def _counted(self, block: memoryview) -> memoryview:
         if self._unverified is not None:
             self._unverified.update(block)
         return block
