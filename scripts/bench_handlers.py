@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
-from intermission.handlers import Task, handler
+from intermission.handlers import Output, Task, handler
 from intermission.handlers.body import BodyInfo
 
 
@@ -143,6 +143,9 @@ def rows(task: Task[Loop, Place]) -> Taken:
     return Taken(time.perf_counter() - began, total)
 
 
+UNSYNCED = "unsynced"
+
+
 @dataclass
 class Received:
     """How far a body has come."""
@@ -150,14 +153,12 @@ class Received:
     received: int = 0
 
 
-@handler("keep", stream=True)
-def keep(task: Task[BodyInfo, Received]) -> Nothing:
-    """As ``upload``, without a digest."""
-    out, state = task.output("content"), task.state
-    if task.params.size_bytes is not None:
-        out.reserve(task.params.size_bytes)
-    for block in task.body:
-        out.write_bytes(block)
+@handler("pass", stream=True)
+def passing(task: Task[BodyInfo, Received]) -> Nothing:
+    """Put the bytes where a server without tasks puts them: into a file that nobody syncs."""
+    out, state = Output(task.output("content").path.with_name(UNSYNCED)), task.state
+    out.reserve(task.params.size_bytes or 0)
+    for block in task.receive(out):
         state.received += len(block)
         task.checkpoint(done=state.received, total=task.params.size_bytes, unit="bytes")
     return Nothing()
