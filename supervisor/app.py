@@ -21,6 +21,7 @@ from intermission.handlers import registry
 from intermission.state.models import Quota
 from intermission.state.sqlite import SqliteStore
 from intermission.state.store import StoreError
+from intermission.supervisor import memory
 from intermission.supervisor.config import Config
 from intermission.supervisor.core import Supervisor
 from intermission.supervisor.crowd import Crowd
@@ -60,6 +61,7 @@ def serve(config: Config) -> int:
     try:
         _check_platform()
         _raise_descriptor_limit(config)
+        memory.keep_freed()
         asyncio.run(_serve(config))
     except (StartError, OccupiedError, LaunchError, StoreError) as error:
         sys.stderr.write(f"intermission: {error}\n")

@@ -99,6 +99,19 @@ async def test_it_goes_this_way(server: Server, way: str) -> None:
     assert passed < 4 * MIB if way == "direct" else passed > len(LARGE)
 
 
+async def test_memory_is_used_again(server: Server) -> None:
+    """What a block was in holds the next one: it is not given back to the kernel, to be zeroed page by page again."""
+    await removed(server, await sent_whole(server, LARGE))
+    before = minor_faults(server)
+    await removed(server, await sent_whole(server, LARGE))
+    assert minor_faults(server) - before < len(LARGE) // MIB * 32
+
+
+def minor_faults(server: Server) -> int:
+    """How many pages the server has touched for the first time."""
+    return int(Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[7])
+
+
 @pytest.mark.parametrize(
     "size",
     [
