@@ -118,19 +118,11 @@ class Task(ABC, Generic[P, S]):
         the state is saved and `Paused` raised. ``state.received`` has to say, then, how many bytes of the whole are
         done with: there the client will go on. Raises RuntimeError in a service that is none.
         """
-        return map(bytes, self._blocks())
+        return map(bytes, self.blocks)
 
-    def receive(self, file: Output) -> Iterator[memoryview]:
-        """As `body`, and each block is appended to an output before it is given, without being copied for that.
-
-        A block is there to be looked at until the next is asked for.
-        """
-        for block in self._blocks():
-            file.write_bytes(block)
-            yield block
-
-    def _blocks(self) -> Iterator[memoryview]:
-        """Each block of the body, which is there until the next is asked for."""
+    @property
+    def blocks(self) -> Iterator[memoryview]:
+        """As `body`, without a copy of each block: it is there to be looked at until the next is asked for."""
         raise RuntimeError("only a stream service has a body: declare it with @handler(..., stream=True)")
 
     @abstractmethod

@@ -66,7 +66,9 @@ def upload(task: Task[BodyInfo, State]) -> Result:
     if params.size_bytes is not None:
         out.reserve(params.size_bytes)
     sha256, crc32c = _digests(params, state, out.path)
-    for block in _joined(task, out) if params.parts else task.receive(out):
+    for block in _joined(task, out) if params.parts else task.blocks:
+        if not params.parts:  # else the kernel has put it there
+            out.write_bytes(block)
         sha256.update(block)
         crc32c.update(block)
         state.received += len(block)
@@ -118,7 +120,7 @@ def _parts(params: BodyInfo) -> Mapping[str, str]:
     return {f"/parts/{n}": reference for n, reference in enumerate(params.parts)}
 
 
-def _joined(task: Task[BodyInfo, State], out: Output) -> Iterator[bytes]:
+def _joined(task: Task[BodyInfo, State], out: Output) -> Iterator[bytes | memoryview]:
     """Each block of the parts, one behind the other, once it is copied."""
     target = os.open(out.path, os.O_WRONLY | os.O_CLOEXEC)  # `out` only appends, and to that the kernel does not copy
     try:

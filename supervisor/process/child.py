@@ -225,10 +225,12 @@ class LiveTask(Task[Any, Any]):
         self._save(None, None, None)
         self._stop()
 
-    def _blocks(self) -> Iterator[memoryview]:
-        if (body := self._body) is None:
-            yield from super()._blocks()
-            return
+    @property
+    def blocks(self) -> Iterator[memoryview]:
+        """See `Task.blocks`."""
+        return super().blocks if self._body is None else self._blocks(self._body)
+
+    def _blocks(self, body: Incoming) -> Iterator[memoryview]:
         while not self._pausing:
             if self.stopped:
                 raise Paused
