@@ -409,6 +409,57 @@ async def test_tus_has_the_same(server: Server) -> None:
     assert computed(await server.task(task_id(path))) == (None, crc32c(CONTENT))
 
 
+async def test_tus_tells_who_asks(server: Server) -> None:
+    """With the answer that completes it and whenever it is looked at, as in a plain upload; never before."""
+    both = digests(CONTENT, *get_args(Algorithm))
+    path = await create(server, len(CONTENT), Want_Repr_Digest=BOTH)
+    first = await patch(server, path, CONTENT[:HALF], 0, Want_Repr_Digest=BOTH)
+    looked = await ask(server, "HEAD", path, Want_Repr_Digest=BOTH)
+    assert [(answer.status, "Repr-Digest" in answer.headers) for answer in (first, looked)] == [
+        (204, False),
+        (200, False),
+    ]
+    last = await patch(server, path, CONTENT[HALF:], HALF, Want_Repr_Digest=BOTH)
+    once_more = await patch(server, path, b"", len(CONTENT), Want_Repr_Digest=BOTH)
+    assert [(answer.status, answer.headers["Repr-Digest"]) for answer in (last, once_more)] == [(204, both)] * 2
+    for wanted, names in ((BOTH, get_args(Algorithm)), ("crc32c=1", ["crc32c"]), ("sha-512=1", []), (None, [])):
+        looked = await ask(server, "HEAD", path, Want_Repr_Digest=wanted)
+        assert (looked.status, looked.headers.get("Repr-Digest")) == (200, digests(CONTENT, *names) or None)
+        forwarded = await ask(server, "POST", path, X_HTTP_Method_Override="HEAD", Want_Repr_Digest=wanted)
+        assert forwarded.headers.get("Repr-Digest") == looked.headers.get("Repr-Digest")
+
+
+async def test_tus_tells_at_the_creation(server: Server) -> None:
+    """Of one that is complete with it: by its body, for want of a byte, or made of parts."""
+    body = {"Content_Type": OCTETS, "Want_Repr_Digest": BOTH}
+    whole = await ask(server, "POST", body=CONTENT, Upload_Length=str(len(CONTENT)), **body)
+    assert (whole.status, whole.headers["Repr-Digest"]) == (201, digests(CONTENT, *get_args(Algorithm)))
+    begun = await ask(server, "POST", body=CONTENT[:HALF], Upload_Length=str(len(CONTENT)), **body)
+    assert (begun.status, "Repr-Digest" in begun.headers) == (201, False)
+    empty = await ask(server, "POST", Upload_Length="0", Want_Repr_Digest="crc32c=1")
+    assert (empty.status, empty.headers["Repr-Digest"]) == (201, digests(b"", "crc32c"))
+    part = (await ask(server, "POST", body=b"abc", Upload_Concat="partial", Upload_Length="3", **body)).headers
+    joined = await ask(
+        server, "POST", Upload_Concat=f"final;{part['Location']} {part['Location']}", Want_Repr_Digest="crc32c=1"
+    )
+    assert (joined.status, joined.headers["Repr-Digest"]) == (201, digests(b"abcabc", "crc32c"))
+
+
+async def test_at_its_own_address_by_the_other_protocol(server: Server) -> None:
+    """HEAD and GET tell it there too, to who speaks the draft of resumable uploads and to who speaks neither."""
+    done = (await upload(server, CONTENT, Want_Repr_Digest=BOTH)).json["id"]
+    begun = (await server.ask("POST", "/upload/start", headers={"Upload-Length": "3"})).json["id"]
+    for version in ({"Upload-Draft-Interop-Version": "8"}, {}):
+        for method in ("HEAD", "GET"):
+            for upload_id, wanted, told in (
+                (done, {"Want-Repr-Digest": BOTH}, digests(CONTENT, *get_args(Algorithm))),
+                (done, {}, None),
+                (begun, {"Want-Repr-Digest": BOTH}, None),
+            ):
+                answer = await server.ask(method, f"/upload/files/{upload_id}", headers={**version, **wanted})
+                assert (answer.status // 100, answer.headers.get("Repr-Digest")) == (2, told)
+
+
 async def test_tus_keeps_nothing_that_was_not_announced(server: Server) -> None:
     """As in a plain upload: 422, and it is gone; made of parts it is the same."""
     path = await create(server, 3, Repr_Digest=digests(b"other", "crc32c"))

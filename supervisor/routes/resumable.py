@@ -147,13 +147,14 @@ async def delete(request: web.Request, task: Task) -> web.StreamResponse:
 
 
 def state(request: web.Request, task: Task) -> dict[str, str]:
-    """How far it is, in headers."""
+    """How far it is, in headers; and what it has come to, if that is wanted."""
     length = announced(task)
     return {
         "Cache-Control": "no-store",
         "Upload-Offset": str(received(task)),
         "Upload-Complete": "?1" if task.status is Status.COMPLETED else "?0",
         **({} if length is None else {"Upload-Length": str(length)}),
+        **digests.wanted(request, task),
         **_limit(request, task),
     }
 

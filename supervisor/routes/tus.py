@@ -50,12 +50,9 @@ _KEY: Final = re.compile(r"[!-+\--~]+")
 _MEDIA: Final = re.compile(r"[\w.+-]{1,127}/[\w.+-]{1,127}", re.ASCII)
 
 _SENDS: Final = (
-    "Upload-Offset",
-    "Upload-Length",
-    "Upload-Defer-Length",
-    "Upload-Metadata",
-    "Upload-Concat",
-    "Upload-Expires",
+    *("Upload-Offset", "Upload-Length", "Upload-Defer-Length"),
+    *("Upload-Metadata", "Upload-Concat", "Upload-Expires"),
+    *digests.SENDS,
 )
 
 _Route = Callable[[web.Request, Task], Awaitable[web.StreamResponse]]
@@ -214,12 +211,12 @@ async def create(request: web.Request) -> web.StreamResponse:
     fresh = (await request.app[SUPERVISOR].start(UPLOAD, info, request[CALLER].user)).task
     location = {"Location": resource.location(request, fresh.id)}
     if not bytes_come and size != 0:
-        return _answer(fresh, 201, location)
+        return _answer(request, fresh, 201, location)
     brought = await delivery.deliver(request, fresh, Delivery(checksum=checksum), size, open_ended=deferred)
     if brought.task.error is not None and brought.task.error.type == CHECKSUM_MISMATCH:
         await delivery.discard(request, fresh)  # a client that is refused does not expect that something is left
         raise Problem(*_MISMATCH, "nothing is kept, for the checksum is not what was announced")
-    return _told(brought, 201, location)
+    return _told(request, brought, 201, location)
 
 
 async def _join(request: web.Request, concat: str) -> web.StreamResponse:
@@ -244,7 +241,7 @@ async def _join(request: web.Request, concat: str) -> web.StreamResponse:
     if isinstance(found, Tombstone):
         raise GoneError(found)
     await delivery.refuse_mismatch(request, found)
-    return _answer(found, 201, {"Location": resource.location(request, fresh.id)})
+    return _answer(request, found, 201, {"Location": resource.location(request, fresh.id)})
 
 
 async def _part(request: web.Request, text: str) -> Task:
@@ -278,7 +275,7 @@ def _malformed_concat() -> Problem:
 @_or(resumable.show)
 @Operation(
     path=(requests.OfTask,),
-    headers=(Speaking, resumable.Versioned),
+    headers=(Speaking, resumable.Versioned, digests.Wanting),
     answers={200: None, 204: None},
     problems=(404, 410, 412, 422, 503),
     sends=(*_SENDS, *resumable.SENDS),
@@ -294,13 +291,13 @@ async def head(request: web.Request, task: Task) -> web.StreamResponse:
         ending = Delivery(offset=received(task), lifts=False)
         task = (await delivery.deliver(request, task, ending, announced(task))).task
     # Who says neither may speak the other, which will not have a version any more when it is a standard.
-    return _answer(task, 200, None if speaks else resumable.state(request, task))
+    return _answer(request, task, 200, None if speaks else resumable.state(request, task))
 
 
 @_or(resumable.append)
 @Operation(
     path=(requests.OfTask,),
-    headers=(Speaking, Bringing, resumable.Speaking, digests.Covering),
+    headers=(Speaking, Bringing, resumable.Speaking, digests.Covering, digests.Wanting),
     body=(MEDIA_TYPE, resumable.MEDIA_TYPE),
     answers={200: shapes.Task, 204: None},
     problems=(400, 403, 404, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
@@ -326,9 +323,10 @@ async def patch(request: web.Request, task: Task) -> web.StreamResponse:
     if task.status is Status.COMPLETED:
         if bodies.has_body(request):
             raise Problem(413, "too-long", "the data is complete: there is nothing to be added")
-        return _answer(task, 204)
+        return _answer(request, task, 204)
     bringing = Delivery(offset=offset, length=length, checksum=checksum, lifts=False)
-    return _told(await delivery.deliver(request, task, bringing, size, open_ended=size is None), 204, {})
+    brought = await delivery.deliver(request, task, bringing, size, open_ended=size is None)
+    return _told(request, brought, 204, {})
 
 
 @_or(resumable.delete)
@@ -348,11 +346,11 @@ _OVERRIDES: Final = {"HEAD": head, "PATCH": patch, "DELETE": delete}
 
 @Operation(
     path=(requests.OfTask,),
-    headers=(Speaking, Overriding, Bringing, resumable.Speaking, digests.Covering),
+    headers=(Speaking, Overriding, Bringing, resumable.Speaking, digests.Covering, digests.Wanting),
     body=(MEDIA_TYPE, resumable.MEDIA_TYPE),
     answers={200: shapes.Task, 202: None, 204: None},
     problems=(400, 403, 404, 405, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
-    sends=_SENDS,
+    sends=(*_SENDS, *resumable.SENDS),
 )
 async def overridden(request: web.Request) -> web.StreamResponse:
     """Do what X-HTTP-Method-Override says, for clients that can only GET and POST."""
@@ -425,20 +423,20 @@ def _base64(text: str) -> bytes | None:
         return None
 
 
-def _told(brought: delivery.Brought, status: int, headers: dict[str, str]) -> web.StreamResponse:
+def _told(request: web.Request, brought: delivery.Brought, status: int, headers: dict[str, str]) -> web.StreamResponse:
     """What a task that has come to this is answered with. Raises `Problem` where not all of the body was taken."""
     task = brought.task
     if task.is_held and task.status is Status.PAUSED:
         raise HeldError(task, received(task))
     if task.status is Status.COMPLETED or task.reason is Reason.AWAITING_DATA:
-        return _answer(task, status, headers)
+        return _answer(request, task, status, headers)
     problem = delivery.cut_short(brought, _MISMATCH)
     problem.headers = {**problem.headers, **headers, **_expiry(task)}
     raise problem
 
 
-def _answer(task: Task, status: int, more: dict[str, str] | None = None) -> web.Response:
-    """How far it is, in headers."""
+def _answer(request: web.Request, task: Task, status: int, more: dict[str, str] | None = None) -> web.Response:
+    """How far it is, in headers; and what it has come to, if that is wanted."""
     length, info = announced(task), json.loads(task.params)
     kept = {"Upload-Metadata": info.get("metadata"), "Upload-Concat": info.get("concat")}
     headers = {
@@ -447,6 +445,7 @@ def _answer(task: Task, status: int, more: dict[str, str] | None = None) -> web.
         **({"Upload-Defer-Length": "1"} if length is None else {"Upload-Length": str(length)}),
         **{name: value for name, value in kept.items() if value is not None},
         **_expiry(task),
+        **digests.wanted(request, task),
         **(more or {}),
     }
     return web.Response(status=status, headers=headers)

@@ -66,6 +66,22 @@ async def test_72_what_a_page_may_read(open_server: Server) -> None:
         assert listed(READ) <= listed(answer.headers["Access-Control-Expose-Headers"])
 
 
+async def test_72_whatever_an_upload_sends(open_server: Server) -> None:
+    """A page may read each header that the document names for one of the addresses that it may use."""
+    paths = (await open_server.ask("GET", "/openapi.json")).json["paths"]
+    sent = {
+        name.lower()
+        for path, item in paths.items()
+        if path.startswith("/upload/")
+        for operation in item.values()
+        for answer in operation["responses"].values()
+        for name in answer.get("headers", {})
+    }
+    assert {"repr-digest", "idempotency-replayed", "accept-patch"} < sent
+    answer = await ask(open_server, "POST", Upload_Length="3", Origin=PAGE)
+    assert sent <= listed(answer.headers["Access-Control-Expose-Headers"])
+
+
 async def test_73_others_are_told_nothing(open_server: Server) -> None:
     """Answers differ by origin and say so to caches; no credentials are shared; another origin is refused."""
     answer = await ask(open_server, "POST", Upload_Length="3", Origin=PAGE)
