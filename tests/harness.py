@@ -17,9 +17,14 @@ from typing import Any
 
 import aiohttp
 import psutil
+from pydantic import TypeAdapter
+
+from intermission.supervisor.routes import shapes
 
 HERE = Path(__file__).parent
 Json = dict[str, Any]
+MEMBERS = frozenset(TypeAdapter(shapes.Problem).json_schema()["properties"])
+"""What a problem may tell, as the OpenAPI document has it."""
 
 
 @dataclass
@@ -266,6 +271,7 @@ def problem(answer: Answer, status: int, slug: str) -> Json:
     assert said["status"] == status
     assert said["title"]
     assert said["detail"]
+    assert set(said) <= MEMBERS
     return said
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPMessage, parse_headers
 from typing import Any
 
-from harness import Answer, Json, Server
+from harness import MEMBERS, Answer, Json, Server
 from upload_tools import MIB, data, newest
 from yarl import URL
 
@@ -112,6 +112,7 @@ class Told(Answer):
         said: Json = self.json
         registered = slug.endswith(("-offset", "-length", "-upload"))
         assert said["type"] == (REGISTERED if registered else "https://intermission.dev/problems/") + slug
+        assert set(said) <= MEMBERS
         return said
 
     def told(self, name: str) -> list[str]:

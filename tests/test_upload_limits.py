@@ -240,7 +240,10 @@ async def test_a_length_that_nobody_says(narrow: Server) -> None:
         sending.writer.write(chunk(CONTENT[at : at + 50_000]))
     said = problem(await sending.answer(), 507, "quota")
     assert said["offset"] == 500_000
-    problem(await sent(narrow, gerda, 1), 507, "quota")
+    full = await usage(narrow, gerda)
+    assert (full["stored_bytes"], full["unfinished"]) == (1_000_000, 1)
+    refused = problem(await sent(narrow, gerda, 1), 507, "quota")
+    assert {name: said[name] for name in full} == full == {name: refused[name] for name in full}
     assert (await narrow.ask("DELETE", f"/tasks/{whole}", headers=gerda)).status == 204
     now = await usage(narrow, gerda)
     assert (now["stored_bytes"], now["unfinished"]) == (500_000, 1)
@@ -249,6 +252,27 @@ async def test_a_length_that_nobody_says(narrow: Server) -> None:
     assert answer.json["result"]["sha256"] == sha256(CONTENT[: said["offset"]] + b"end")
     now = await usage(narrow, gerda)
     assert (now["stored_bytes"], now["unfinished"]) == (500_003, 0)
+
+
+@pytest.mark.parametrize("protocol", ["tus", "ietf"])
+async def test_a_length_that_nobody_says_by_the_other_protocols(narrow: Server, protocol: str) -> None:
+    """There too what is stored and may be is told of an upload that comes to the limit on its way."""
+    ilse = bearer(f"ilse-{protocol}")
+    headers = {
+        "tus": ("Tus-Resumable: 1.0.0", "Upload-Defer-Length: 1", "Content-Type: application/offset+octet-stream"),
+        "ietf": ("Upload-Complete: ?0",),
+    }[protocol]
+    assert (await sent(narrow, ilse, 700_000)).status == 201
+    sending = await begin(narrow, "/upload/files", f"Authorization: {ilse['Authorization']}", *headers)
+    for at in range(0, 600_000, 50_000):
+        sending.writer.write(chunk(CONTENT[at : at + 50_000]))
+    answer = await sending.answer()
+    said = problem(answer, 507, "quota")
+    now = await usage(narrow, ilse)
+    assert (now["stored_bytes"], now["uploads"]) == (1_000_000, 2)
+    assert {name: said[name] for name in now} == now
+    assert (said["offset"], answer.headers["Upload-Offset"]) == (300_000, "300000")
+    assert answer.headers["Location"].endswith(said["id"])
 
 
 # Unfinished.

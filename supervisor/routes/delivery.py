@@ -17,9 +17,9 @@ from intermission.handlers.upload import DigestMismatch
 from intermission.state.models import Task, Tombstone
 from intermission.state.status import Reason, Status
 from intermission.supervisor.attempt import Attempt
-from intermission.supervisor.core import Delivery, received
+from intermission.supervisor.core import Delivery, Supervisor, received
 from intermission.supervisor.errors import GoneError
-from intermission.supervisor.routes import digests, direct, requests
+from intermission.supervisor.routes import digests, direct, requests, shapes, views
 from intermission.supervisor.routes.allowance import Allowance
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.bodies import body_length, has_body
@@ -98,6 +98,8 @@ class Brought:
     limits: Limits
     fault: Problem | None = None
     """What shows that the body is not of the kind that it was taken for, so that nothing of it may be kept."""
+    usage: shapes.Usage | None = None
+    """What its user's uploads come to, where that is why no more was taken."""
 
 
 class Source(Protocol):
@@ -184,11 +186,17 @@ async def deliver(
         end, fault = End.TAKEN_OVER, None
     if attempt.outcome is not None:  # not as it is by now: another request may be bringing more already
         await refuse_mismatch(request, attempt.outcome)
-        return Brought(attempt.outcome, end, limits, fault)
+        return Brought(attempt.outcome, end, limits, fault, await _usage(supervisor, task, end))
     found = await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _ENDS_WITHIN_S)
     if isinstance(found, Tombstone):
         raise GoneError(found)
-    return Brought(found, end, limits, fault)
+    return Brought(found, end, limits, fault, await _usage(supervisor, task, end))
+
+
+async def _usage(supervisor: Supervisor, task: Task, end: End) -> shapes.Usage | None:
+    if end is not End.QUOTA:
+        return None
+    return views.usage(await supervisor.store.usage(task.user), supervisor.quota)
 
 
 async def _tell(attempt: Attempt, interims: Interims) -> None:
@@ -285,7 +293,7 @@ def cut_short(brought: Brought, mismatch: tuple[int, str] = (422, "digest-mismat
     return Problem(
         *told[:2],
         f"{told[2]}; {offset} bytes are kept: resume with Upload-Offset: {offset} and the bytes from there",
-        {"id": task.id, "task_status": task.status, "allowed": task.allowed, "offset": offset},
+        {"id": task.id, "task_status": task.status, "allowed": task.allowed, "offset": offset, **(brought.usage or {})},
         {"Upload-Offset": str(offset), **more},
     )
 

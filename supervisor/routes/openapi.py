@@ -55,7 +55,7 @@ _PROBLEMS: Final = {
     423: "Somebody has paused it, or it has failed: resume it first.",
     460: "The body does not give the checksum that was announced; nothing of it is kept.",
     503: "The server is starting or stopping, or its database does not answer: try again.",
-    507: "The disk is full.",
+    507: "The disk is full, or the user has stored as much or begun as many uploads as one may.",
 }
 _SENT: Final = {
     "Location": "The task's address.",

@@ -362,6 +362,16 @@ class Problem(TypedDict):
     """409: those that could be meant, or that are in the way."""
     offset: NotRequired[int]
     """At which byte of the data a resume may go on."""
+    expected: NotRequired[Annotated[int, Field(alias="expected-offset")]]
+    """409: the same, by the draft of resumable uploads for HTTP."""
+    provided: NotRequired[Annotated[int, Field(alias="provided-offset")]]
+    """409: at which byte the request would have gone on."""
+    stored_bytes: NotRequired[int]
+    """507: where a user may not have more, what their uploads come to, and what they may; all as in `Usage`."""
+    max_bytes: NotRequired[int | None]
+    uploads: NotRequired[int]
+    unfinished: NotRequired[int]
+    max_unfinished: NotRequired[int]
     service: NotRequired[str]
     """410: the task's."""
     gone_at: NotRequired[Time]
