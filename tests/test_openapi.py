@@ -101,7 +101,7 @@ def test_a_services_own_params(service: str) -> None:
     document = made()
     body = document["paths"][f"/{service}/start"]["post"]["requestBody"]
     if HANDLERS[service].stream:
-        assert body == {"content": {"application/octet-stream": {}, "multipart/form-data": {}}}
+        assert body["content"].keys() == {"application/octet-stream", "multipart/form-data"}
         return
     schema = body["content"]["application/json"]["schema"]
     assert schema == {"$ref": f"#/components/schemas/{service}.params"}
@@ -129,6 +129,40 @@ def test_a_stream_services_own_requests() -> None:
     assert named["resume"] == {"task", "Prefer", "Upload-Offset", "Content-Digest", "Want-Repr-Digest"}
     assert named["pause"] == {"task", "Prefer"}
     assert "upload.params" not in document["components"]["schemas"]
+
+
+def test_a_form_and_its_file() -> None:
+    """Wherever one is taken, and nowhere else: one part, which is a file of any type."""
+    taking = {
+        path: content["multipart/form-data"]
+        for (_, path), operation in operations(made()).items()
+        if "multipart/form-data" in (content := operation.get("requestBody", {}).get("content", {}))
+    }
+    assert taking.keys() >= {"/upload/start", "/csv/start", "/team/start"}
+    assert "/upload/resume" not in taking
+    for form in taking.values():
+        schema = form["schema"]
+        assert (schema["required"], list(schema["properties"])) == (["file"], ["file"])
+        assert schema["properties"]["file"]["contentMediaType"] == "application/octet-stream"
+        assert (schema["additionalProperties"], form["encoding"]["file"]) == (False, {"contentType": "*/*"})
+
+
+def test_what_comes_before_the_answer() -> None:
+    """104 is described where it may come, with its headers: of what appends no address, for it is known there."""
+    found = {
+        line: set(operation["responses"]["104"]["headers"])
+        for line, operation in operations(made()).items()
+        if "104" in operation["responses"]
+    }
+    appended = {"Upload-Draft-Interop-Version", "Upload-Offset"}
+    created = appended | {"Location", "Upload-Limit"}
+    streams = {("POST", f"/{name}/start"): created for name, handler in HANDLERS.items() if handler.stream}
+    assert found == {
+        **streams,
+        ("POST", "/upload/files"): created,
+        ("PATCH", "/upload/files/{id}"): appended,
+        ("POST", "/upload/files/{id}"): appended,
+    }
 
 
 def test_who_may_ask() -> None:

@@ -18,6 +18,7 @@ import pytest_asyncio
 from aiohttp import web
 from api_tools import NEVER, address, bare, described, filled, lines_of
 from harness import HERE, Answer, Json, Server, flawless, parsed, until
+from ietf_tools import Client, Interim
 from jsonschema import Draft202012Validator
 from upload_tools import MIB, begin, data, flowing
 
@@ -32,6 +33,12 @@ TOKEN: Final = tokens.sign(SECRET, "anna", admin=False, now=time.time(), life_s=
 ANNA: Final = {"Authorization": f"Bearer {TOKEN}"}
 FOREVER: Final = {"steps": 1_000_000}
 VERBS: Final = ("pause", "resume", "terminate")
+UNTOLD: Final = {
+    *("date", "server", "connection", "content-type", "content-length", "transfer-encoding", "content-disposition"),
+    *("cache-control", "etag", "last-modified", "accept-ranges", "x-accel-buffering"),
+    *("content-security-policy", "x-content-type-options", "x-frame-options", "referrer-policy"),
+}
+"""Headers of any answer, which are no part of what a route tells."""
 
 
 def of_tus(text: str) -> bool:
@@ -62,14 +69,10 @@ class Promised:
 
     def hold(self, line: str, status: int, answer: Answer) -> Answer:
         """An answer, held against the promise."""
-        method, _, target = line.partition(" ")
         assert answer.status == status, (line, answer.body)
-        path = target.partition("?")[0]
-        route = next(route for fits, route in self._addresses if fits.fullmatch(path) and route.method == method)
-        service = path.split("/")[1]
-        documented = self.document["paths"][address(route).replace("{service}", service)][method.lower()]
-        promise = documented["responses"][str(status)]
-        self.seen.add((method, self._kept(route, service), status))
+        promise = self._promise(line, status)
+        told = {name.lower() for name in answer.headers} - {name.lower() for name in promise.get("headers", {})}
+        assert status >= 400 or told <= UNTOLD, (line, told)
         kind = answer.headers.get("Content-Type", "").partition(";")[0]
         if "content" not in promise:
             assert answer.body == b""
@@ -80,6 +83,21 @@ class Promised:
                 checker = Draft202012Validator(whole, format_checker=Draft202012Validator.FORMAT_CHECKER)
                 assert [error.message for error in checker.iter_errors(answer.json)] == [], (line, answer.json)
         return answer
+
+    def hold_interim(self, line: str, interim: Interim) -> None:
+        """An answer that came before the answer, held against the promise."""
+        assert set(interim.headers) <= self._promise(line, interim.status)["headers"].keys()
+
+    def _promise(self, line: str, status: int) -> Json:
+        """What is said of such an answer, which has been seen now."""
+        method, _, target = line.partition(" ")
+        path = target.partition("?")[0]
+        route = next(route for fits, route in self._addresses if fits.fullmatch(path) and route.method == method)
+        service = path.split("/")[1]
+        documented = self.document["paths"][address(route).replace("{service}", service)][method.lower()]
+        self.seen.add((method, self._kept(route, service), status))
+        promise: Json = documented["responses"][str(status)]
+        return promise
 
     def promises(self) -> set[tuple[str, str, int]]:
         """Every answer of every route, of those of all services once; and a stream service's own in their place."""
@@ -257,6 +275,16 @@ async def test_data(promised: Promised) -> None:
     await promised.ask(f"POST /tasks/{task_id}/terminate", 200)
     await promised.ask(f"POST /upload/resume?task={task_id}", 410)
     await promised.ask(f"POST /upload/resume?task={NEVER}", 404)
+
+
+async def test_what_comes_before_the_answer(promised: Promised) -> None:
+    """Where an upload can be resumed is told as it is described, to who asks for it."""
+    start, resumable = "POST /upload/start", ("Upload-Complete: ?1", f"Authorization: Bearer {TOKEN}")
+    answer = await Client(promised.server).ask("POST", "/upload/start", *resumable, body=data(MIB))
+    promised.hold(start, 201, answer)
+    assert answer.told("Location")
+    for interim in answer.interims:
+        promised.hold_interim(start, interim)
 
 
 async def test_what_is_not_about_tasks(promised: Promised) -> None:

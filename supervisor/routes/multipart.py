@@ -14,6 +14,22 @@ from intermission.supervisor.routes import bodies, requests
 from intermission.supervisor.routes.problems import Problem, misfit
 
 MEDIA_TYPE: Final = "multipart/form-data"
+CONTENT: Final = {
+    "schema": {
+        "type": "object",
+        "properties": {
+            "file": {
+                "type": "string",
+                "contentMediaType": "application/octet-stream",
+                "description": "The file, with its `filename`. The part may have another name, but there is only one",
+            }
+        },
+        "required": ["file"],
+        "additionalProperties": False,
+    },
+    "encoding": {"file": {"contentType": "*/*"}},
+}
+"""What the OpenAPI document says of such a body."""
 MOST_BESIDE_BYTES: Final = 64 << 10
 """How much of a form may be something else than its file: what is before it, its head, what is behind it."""
 _BOUNDARY: Final = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")

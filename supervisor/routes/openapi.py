@@ -15,7 +15,7 @@ from pydantic.json_schema import JsonSchemaMode
 
 from intermission.handlers.registry import AnyHandler
 from intermission.handlers.schema import Describer
-from intermission.supervisor.routes import shapes
+from intermission.supervisor.routes import multipart, shapes
 from intermission.supervisor.routes.operation import Operation, Params
 
 Json = dict[str, Any]
@@ -57,6 +57,10 @@ _PROBLEMS: Final = {
     503: "The server is starting or stopping, or its database does not answer: try again.",
     507: "The disk is full, or the user has stored as much or begun as many uploads as one may.",
 }
+_INTERIMS: Final = {
+    104: "Upload Resumption Supported: before the answer, to who says Upload-Draft-Interop-Version. At a creation it "
+    "tells where the upload can be resumed; while bytes come, how many of them need not be sent again.",
+}
 _SENT: Final = {
     "Location": "The task's address.",
     "Idempotency-Replayed": "`true`: the task is that of the same start before.",
@@ -65,6 +69,7 @@ _SENT: Final = {
     "Upload-Offset": "Of a stream service's task: how many bytes of its data are durable.",
     "Upload-Length": "Of a stream service's task: how many bytes its data has, if that is known.",
     "Upload-Defer-Length": "`1` while nobody knows how many bytes the data has.",
+    "Upload-Draft-Interop-Version": "As the request says it.",
     "Upload-Complete": "`?1` of an upload whose data is complete, else `?0`.",
     "Upload-Limit": "What limits an upload: `max-size` in bytes, `max-age` in seconds from now.",
     "Accept-Patch": "What may be appended to an upload.",
@@ -217,6 +222,10 @@ class _Writer:
             problems.add(_NO_TOKEN)
         problem = {"application/problem+json": {"schema": self._refs[shapes.Problem, "serialization"]}}
         return {
+            **{
+                str(status): {"description": _INTERIMS[status], "headers": _sent(names)}
+                for status, names in operation.interims.items()
+            },
             **{str(status): self._answer(operation, status, type_) for status, type_ in operation.answers.items()},
             **{str(status): {"description": _PROBLEMS[status], "content": problem} for status in sorted(problems)},
         }
@@ -231,15 +240,18 @@ class _Writer:
             case _:
                 answer["content"] = {_JSON: {"schema": self._refs[type_, "serialization"]}}
         if operation.sends:
-            answer["headers"] = {
-                name: {"description": _SENT[name], "schema": {"type": "string"}} for name in operation.sends
-            }
+            answer["headers"] = _sent(operation.sends)
         return answer
 
 
 def _of_kinds(kinds: str | tuple[str, ...]) -> Json:
-    """A content of which only the media types are known."""
-    return {kind: {} for kind in ((kinds,) if isinstance(kinds, str) else kinds)}
+    """A content of which, but for a form, only the media types are known."""
+    forms = {multipart.MEDIA_TYPE: multipart.CONTENT}
+    return {kind: forms.get(kind, {}) for kind in ((kinds,) if isinstance(kinds, str) else kinds)}
+
+
+def _sent(names: Iterable[str]) -> Json:
+    return {name: {"description": _SENT[name], "schema": {"type": "string"}} for name in names}
 
 
 @cache  # most are those of many routes

@@ -1,7 +1,7 @@
 """How a route is described for the document, where it stands: what it takes and what it answers, as types."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from pydantic.json_schema import JsonSchemaMode
@@ -28,6 +28,8 @@ class Operation:
     """As an answer, or the media types that it may have; `Params` for those of the service in whose address it is."""
     sends: Collection[str] = ()
     """Headers that an answer may have."""
+    interims: Mapping[int, Collection[str]] = field(default_factory=dict)
+    """By status: the headers of each answer that may come before the answer."""
     filed: Callable[..., Any] | None = None
     """What also answers for a service that takes a file: a function that is described itself."""
     streamed: Callable[..., Any] | None = None

@@ -28,6 +28,9 @@ from intermission.supervisor.routes.problems import Problem
 VERSIONS: Final = (6, 8)
 MEDIA_TYPE: Final = "application/partial-upload"
 SENDS: Final = ("Upload-Complete", "Upload-Limit")
+APPENDING: Final = {104: ("Upload-Draft-Interop-Version", "Upload-Offset")}
+CREATING: Final = {104: (*APPENDING[104], "Location", "Upload-Limit")}
+"""What interim answers send."""
 _LARGEST: Final = 10**15 - 1
 """The largest integer that a structured field can have."""
 _BARE: Final = (

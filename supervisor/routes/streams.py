@@ -71,6 +71,7 @@ async def options_of_start(request: web.Request) -> web.StreamResponse:
     answers={200: shapes.Task, 201: shapes.Task, 202: shapes.Task},
     problems=(400, 408, 409, 410, 411, 413, 415, 422, 423, 503, 507),
     sends=("Location", "Idempotency-Replayed", *answers.PROGRESS, *resumable.SENDS),
+    interims=resumable.CREATING,
 )
 async def start(request: web.Request, service: str) -> web.StreamResponse:
     """Start a task of this service; the body is its data, of any type, or a form with nothing but one file.

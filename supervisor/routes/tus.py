@@ -179,6 +179,7 @@ async def options_of_one(request: web.Request) -> web.StreamResponse:
     answers={201: None},
     problems=(400, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
     sends=("Location", "Idempotency-Replayed", *_SENDS, *resumable.SENDS),
+    interims=resumable.CREATING,
 )
 async def create(request: web.Request) -> web.StreamResponse:
     """Create an upload, and take its first bytes if some come along.
@@ -302,6 +303,7 @@ async def head(request: web.Request, task: Task) -> web.StreamResponse:
     answers={200: shapes.Task, 204: None},
     problems=(400, 403, 404, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
     sends=(*_SENDS, *resumable.SENDS),
+    interims=resumable.APPENDING,
 )
 async def patch(request: web.Request, task: Task) -> web.StreamResponse:
     """Go on with an upload: the body, from Upload-Offset on; a request that still brings it bytes is stopped.
@@ -351,6 +353,7 @@ _OVERRIDES: Final = {"HEAD": head, "PATCH": patch, "DELETE": delete}
     answers={200: shapes.Task, 202: None, 204: None},
     problems=(400, 403, 404, 405, 408, 409, 410, 412, 413, 415, 422, 423, 460, 503, 507),
     sends=(*_SENDS, *resumable.SENDS),
+    interims=resumable.APPENDING,
 )
 async def overridden(request: web.Request) -> web.StreamResponse:
     """Do what X-HTTP-Method-Override says, for clients that can only GET and POST."""
