@@ -98,4 +98,5 @@ def named(parameters: Mapping[str, str], name: str) -> str | None:
 def check_encoding(request: web.Request) -> None:
     """Refuse a body that is packed: what is counted and kept are its bytes. Raises `Problem` (415)."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Problem(415, "unsupported-media-type", "the body has a Content-Encoding: send the file as it is")
+        detail = "the body has a Content-Encoding: send the file as it is"
+        raise Problem(415, "unsupported-media-type", detail, headers={"Accept-Encoding": "identity"})

@@ -21,7 +21,7 @@ _EXPOSED: Final = (
     "Upload-Offset, Location, Upload-Length, Tus-Version, Tus-Resumable, Tus-Max-Size, Tus-Extension, "
     "Tus-Checksum-Algorithm, Upload-Metadata, Upload-Defer-Length, Upload-Concat, Upload-Expires, Upload-Complete, "
     "Upload-Limit, Accept-Patch, Repr-Digest, Want-Repr-Digest, Want-Content-Digest, Idempotency-Replayed, "
-    "Preference-Applied, Allow, Retry-After, WWW-Authenticate"
+    "Preference-Applied, Allow, Accept-Encoding, Retry-After, WWW-Authenticate"
 )
 _MAX_AGE_S: Final = 86_400
 

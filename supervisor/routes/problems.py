@@ -92,6 +92,13 @@ def misfit(faults: list[dict[str, str]], what: str) -> Problem:
     return Problem(422, "invalid", f"{what}: see errors for each fault", {"errors": faults})
 
 
+def misplaced(error: OffsetError | HeldError) -> Problem:
+    """Bytes that are not taken where they would go, or not now, with where the data goes on."""
+    task, offset = error.task, error.offset
+    members = {"id": task.id, "task_status": task.status, "allowed": task.allowed, "offset": offset}
+    return Problem(*_PLAIN[type(error)], str(error), members, {"Upload-Offset": str(offset)})
+
+
 @web.middleware
 async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn what was raised into an answer. What nobody expected is logged whole and told in one sentence."""
@@ -131,9 +138,8 @@ def _of(error: Exception) -> Problem | None:
             )
         case AmbiguousError(task_ids=ids) | InUseError(task_ids=ids):
             problem = Problem(*_PLAIN[type(error)], said, {"tasks": ids})
-        case OffsetError(task=task, offset=offset) | HeldError(task=task, offset=offset):
-            members = {"id": task.id, "task_status": task.status, "allowed": task.allowed, "offset": offset}
-            problem = Problem(*_PLAIN[type(error)], said, members, {"Upload-Offset": str(offset)})
+        case OffsetError() | HeldError():
+            problem = misplaced(error)
         case QuotaError(usage=usage):
             problem = Problem(*_PLAIN[type(error)], said, {**views.usage(usage, error.quota)})
         case GoneError():

@@ -23,7 +23,7 @@ from intermission.supervisor.inputs import UPLOAD
 from intermission.supervisor.routes import answers, bodies, delivery, digests, requests, resource
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
-from intermission.supervisor.routes.problems import Problem
+from intermission.supervisor.routes.problems import Problem, misplaced
 
 VERSIONS: Final = (6, 8)
 MEDIA_TYPE: Final = "application/partial-upload"
@@ -110,6 +110,7 @@ async def create(request: web.Request, described: Mapping[str, Any]) -> web.Stre
 
 async def show(request: web.Request, task: Task) -> web.StreamResponse:
     """Tell how far an upload is; a request that still brings it bytes is stopped, and they are kept."""
+    requests.query(request)
     return web.Response(status=204, headers=state(request, await resource.vacant(request, task)))
 
 
@@ -333,19 +334,17 @@ def _worded(request: web.Request, offset: int) -> Iterator[None]:
 
 
 def _mismatch(error: OffsetError, offset: int) -> Problem:
-    task, place = error.task, error.offset
-    members = {"id": task.id, "task_status": task.status, "expected-offset": place, "provided-offset": offset}
+    problem = misplaced(error)
+    members = {**problem.members, "expected-offset": error.offset, "provided-offset": offset}
     # ?1 would say that this is what came of the upload, not a mistake about where it goes on.
-    headers = {"Upload-Offset": str(place), "Upload-Complete": "?0"}
-    if task.status is Status.COMPLETED:
-        del headers["Upload-Complete"]
-    return Problem(409, "mismatching-upload-offset", str(error), members, headers)
+    more = {} if error.task.status is Status.COMPLETED else {"Upload-Complete": "?0"}
+    return Problem(409, "mismatching-upload-offset", problem.detail, members, {**problem.headers, **more})
 
 
 def _held(error: HeldError) -> Problem:
-    task, place = error.task, error.offset
-    members = {"id": task.id, "task_status": task.status, "allowed": task.allowed, "offset": place}
-    return Problem(423, "held", str(error), members, {"Upload-Offset": str(place), "Upload-Complete": "?0"})
+    problem = misplaced(error)
+    problem.headers = {**problem.headers, "Upload-Complete": "?0"}
+    return problem
 
 
 def _inconsistent(why: str) -> Problem:

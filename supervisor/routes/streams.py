@@ -215,9 +215,9 @@ def _check_media(request: web.Request) -> None:
 async def _told(request: web.Request, brought: delivery.Brought, *, created: bool) -> web.StreamResponse:
     """What a task that has come to this is answered with. Raises `Problem` where its data is not what was to come."""
     task, end = brought.task, brought.end
+    location = {"Location": f"/tasks/{task.id}"} if created else {}
     match task.status, task.reason:
         case (Status.COMPLETED, _) | (Status.PAUSED, Reason.AWAITING_DATA):
-            location = {"Location": f"/tasks/{task.id}"} if created else {}
             return answers.task(request, task, 201 if created else 200, **location)
         case Status.PAUSED, Reason.DISCONNECTED if brought.fault is not None:
             await delivery.discard(request, task)
@@ -227,8 +227,10 @@ async def _told(request: web.Request, brought: delivery.Brought, *, created: boo
             most = request.app[delivery.LIMITS].max_bytes
             raise Problem(413, "too-large", f"at most {most} bytes are taken; nothing is kept")
         case (Status.FAILED, _) | (Status.PAUSED, Reason.NO_SPACE | Reason.DISCONNECTED):
-            raise delivery.cut_short(brought)
+            problem = delivery.cut_short(brought)
+            problem.headers = {**problem.headers, **location}
+            raise problem
         case Status.PAUSED, _:
-            return answers.task(request, task)
+            return answers.task(request, task, 200, **location)
         case _:
-            return answers.task(request, task, 202)
+            return answers.task(request, task, 202, **location)

@@ -23,14 +23,24 @@ from intermission.handlers.body import MAX_SIZE
 from intermission.handlers.digest import CHECKSUM_MISMATCH, CHECKSUMS
 from intermission.state.models import Task, Tombstone
 from intermission.state.status import RESTING, Reason, Status
-from intermission.supervisor.core import Delivery, agreed_length, announced, received
+from intermission.supervisor.core import Delivery, Start, agreed_length, announced, received
 from intermission.supervisor.errors import GoneError, HeldError, OffsetError, UnknownTaskError
 from intermission.supervisor.inputs import UPLOAD
-from intermission.supervisor.routes import bodies, delivery, digests, proxies, requests, resource, resumable, shapes
+from intermission.supervisor.routes import (
+    answers,
+    bodies,
+    delivery,
+    digests,
+    proxies,
+    requests,
+    resource,
+    resumable,
+    shapes,
+)
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.operation import Operation
-from intermission.supervisor.routes.problems import Problem
+from intermission.supervisor.routes.problems import Problem, misplaced
 from intermission.supervisor.routes.resource import PATH
 from intermission.supervisor.routes.shapes import ID_PATTERN
 
@@ -142,6 +152,7 @@ def _check(request: web.Request) -> None:
 
 _OPTIONS: Final = Operation(
     answers={204: None},
+    problems=(422,),
     sends=(
         *("Tus-Version", "Tus-Extension", "Tus-Checksum-Algorithm", "Tus-Max-Size"),
         *("Accept-Patch", "Upload-Limit"),
@@ -152,6 +163,7 @@ _OPTIONS: Final = Operation(
 @_OPTIONS
 async def options(request: web.Request) -> web.StreamResponse:
     """Tell which version and extensions of tus there are."""
+    requests.query(request)
     most = request.app[delivery.LIMITS].max_bytes
     headers = {
         "Tus-Version": VERSION,
@@ -163,7 +175,7 @@ async def options(request: web.Request) -> web.StreamResponse:
     return web.Response(status=204, headers=headers)
 
 
-@replace(_OPTIONS, path=(requests.OfTask,), problems=(404, 410))
+@replace(_OPTIONS, path=(requests.OfTask,), problems=(404, 410, 422))
 async def options_of_one(request: web.Request) -> web.StreamResponse:
     """Tell the same at the address of an upload."""
     await resource.found(request)
@@ -209,14 +221,17 @@ async def create(request: web.Request) -> web.StreamResponse:
     checksum = _checksum(request)
     info = {**_described(request), **digests.asked(request), "size_bytes": size, "concat": concat}
     await delivery.check_size(request, size, bodies.body_length(request))
-    fresh = (await request.app[SUPERVISOR].start(UPLOAD, info, request[CALLER].user)).task
-    location = {"Location": resource.location(request, fresh.id)}
+    began, location = await _begun(request, info)
+    fresh = began.task
+    if began.replayed:
+        return _answer(request, await resource.vacant(request, fresh), 201, location)
     if not bytes_come and size != 0:
         return _answer(request, fresh, 201, location)
     brought = await delivery.deliver(request, fresh, Delivery(checksum=checksum), size, open_ended=deferred)
     if brought.task.error is not None and brought.task.error.type == CHECKSUM_MISMATCH:
         await delivery.discard(request, fresh)  # a client that is refused does not expect that something is left
-        raise Problem(*_MISMATCH, "nothing is kept, for the checksum is not what was announced")
+        detail = "nothing is kept, for the checksum is not what was announced"
+        raise Problem(*_MISMATCH, detail, headers=digests.WANTED_OF_CONTENT)
     return _told(request, brought, 201, location)
 
 
@@ -229,7 +244,7 @@ async def _join(request: web.Request, concat: str) -> web.StreamResponse:
         raise _malformed_concat()
     size = sum(received(part) for part in parts)
     await delivery.check_size(request, size, None)
-    supervisor, caller = request.app[SUPERVISOR], request[CALLER]
+    supervisor = request.app[SUPERVISOR]
     info = {
         **_described(request),
         **digests.asked(request),
@@ -237,12 +252,19 @@ async def _join(request: web.Request, concat: str) -> web.StreamResponse:
         "concat": concat,
         "parts": [f"upload:{part.id}" for part in parts],
     }
-    fresh = (await supervisor.start(UPLOAD, info, caller.user)).task
-    found = await supervisor.wait(fresh.id, lambda now: now.status in RESTING, _JOINED_WITHIN_S)
+    began, location = await _begun(request, info)
+    found = await supervisor.wait(began.task.id, lambda now: now.status in RESTING, _JOINED_WITHIN_S)
     if isinstance(found, Tombstone):
         raise GoneError(found)
     await delivery.refuse_mismatch(request, found)
-    return _answer(request, found, 201, {"Location": resource.location(request, fresh.id)})
+    return _answer(request, found, 201, location)
+
+
+async def _begun(request: web.Request, info: dict[str, Any]) -> tuple[Start, dict[str, str]]:
+    """A new upload, or that of the same creation before; and the headers that tell where it is. Raises as `start`."""
+    key = requests.key(request, info)
+    began = await request.app[SUPERVISOR].start(UPLOAD, info, request[CALLER].user, key=key)
+    return began, {"Location": resource.location(request, began.task.id), **answers.replayed(began)}
 
 
 async def _part(request: web.Request, text: str) -> Task:
@@ -360,7 +382,7 @@ async def overridden(request: web.Request) -> web.StreamResponse:
     await resource.found(request)
     method = request.headers.get("X-HTTP-Method-Override")
     if method is None:
-        raise web.HTTPMethodNotAllowed("POST", list(_OVERRIDES))
+        raise web.HTTPMethodNotAllowed("POST", ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH"))
     if method not in _OVERRIDES:
         raise Problem(400, "malformed-header", f"X-HTTP-Method-Override must be one of {', '.join(_OVERRIDES)}")
     return await _OVERRIDES[method](request)
@@ -429,11 +451,12 @@ def _base64(text: str) -> bytes | None:
 def _told(request: web.Request, brought: delivery.Brought, status: int, headers: dict[str, str]) -> web.StreamResponse:
     """What a task that has come to this is answered with. Raises `Problem` where not all of the body was taken."""
     task = brought.task
-    if task.is_held and task.status is Status.PAUSED:
-        raise HeldError(task, received(task))
     if task.status is Status.COMPLETED or task.reason is Reason.AWAITING_DATA:
         return _answer(request, task, status, headers)
-    problem = delivery.cut_short(brought, _MISMATCH)
+    if task.is_held and task.status is Status.PAUSED:
+        problem = misplaced(HeldError(task, received(task)))
+    else:
+        problem = delivery.cut_short(brought, _MISMATCH)
     problem.headers = {**problem.headers, **headers, **_expiry(task)}
     raise problem
 
