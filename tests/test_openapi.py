@@ -131,6 +131,17 @@ def test_a_stream_services_own_requests() -> None:
     assert "upload.params" not in document["components"]["schemas"]
 
 
+def test_who_announces_a_digest_may_want_one() -> None:
+    """Both decide which are computed, so wherever the one is taken the other is."""
+    taking = {
+        line: names
+        for line, operation in operations(made()).items()
+        if "Repr-Digest" in (names := {parameter["name"] for parameter in operation["parameters"]})
+    }
+    assert {("POST", "/upload/start"), ("POST", "/upload/files"), ("POST", "/csv/start")} <= taking.keys()
+    assert [line for line, names in taking.items() if "Want-Repr-Digest" not in names] == []
+
+
 def test_a_form_and_its_file() -> None:
     """Wherever one is taken, and nowhere else: one part, which is a file of any type."""
     taking = {

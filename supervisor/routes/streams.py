@@ -93,7 +93,7 @@ async def start(request: web.Request, service: str) -> web.StreamResponse:
 
 @Operation(
     query=(Naming,),
-    headers=(requests.Waiting, Announcing, digests.Announcing, digests.Covering),
+    headers=(requests.Waiting, Announcing, digests.Announcing, digests.Covering, digests.Wanting),
     body=FILE_TYPES,
     answers={200: shapes.Task, 201: shapes.Task, 202: shapes.Task},
     problems=(400, 408, 409, 410, 411, 413, 415, 422, 503, 507),
