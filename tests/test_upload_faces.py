@@ -211,6 +211,20 @@ async def test_the_same_creation_again_by_tus_with_its_bytes(server: Server) -> 
     assert first.headers["Location"] == again.headers["Location"] == done.headers["Location"]
 
 
+async def test_the_same_creation_again_of_what_has_not_ended(server: Server) -> None:
+    """Who hears that all is there sends nothing more: by tus it is complete then, without the bytes sent again."""
+    tus, ietf = FACES["tus"], FACES["ietf"]
+    headers = {name.replace("-", "_"): value for name, value in tus.begins.items()}
+    first = await tus.ask(server, f"POST {FILES}", CONTENT[:HALF], Idempotency_Key="end", **headers)
+    upload_id = URL(first.headers["Location"]).name
+    assert (await ietf.bring(server, upload_id, CONTENT[HALF:], HALF)).status == 204
+    assert (await server.task(upload_id))["reason"] == "awaiting_data"
+    again = await tus.ask(server, f"POST {FILES}", CONTENT[:HALF], Idempotency_Key="end", **headers)
+    assert (again.status, again.headers["Upload-Offset"]) == (201, str(len(CONTENT)))
+    assert (await server.task(upload_id))["status"] == "completed"
+    assert await server.file(upload_id, "content") == CONTENT
+
+
 async def test_the_same_creation_again_by_tus_of_parts(server: Server) -> None:
     """They are joined once."""
     tus = FACES["tus"]

@@ -136,6 +136,23 @@ class Raw:
         await requests.go_on(self._request)
 
 
+class Nothing:
+    """There is no data, only its end; the body, if there is one, is not asked for."""
+
+    fast_bytes = 0
+
+    async def ready(self) -> None:
+        """Do nothing."""
+
+    def at_hand(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    async def more(self) -> bytes:
+        """The end."""
+        return b""
+
+
 class Interims(Protocol):
     """A client that is told something before the answer. Both raise ConnectionError."""
 

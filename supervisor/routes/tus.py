@@ -224,7 +224,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     began, location = await _begun(request, info)
     fresh = began.task
     if began.replayed:
-        return _answer(request, await resource.vacant(request, fresh), 201, location)
+        return _answer(request, await _ended(request, fresh), 201, location)
     if not bytes_come and size != 0:
         return _answer(request, fresh, 201, location)
     brought = await delivery.deliver(request, fresh, Delivery(checksum=checksum), size, open_ended=deferred)
@@ -308,13 +308,22 @@ async def head(request: web.Request, task: Task) -> web.StreamResponse:
 
     tus has HEAD alone. Without Tus-Resumable, GET is as HEAD is by the draft of resumable uploads for HTTP: 204.
     """
-    task, speaks = await resource.vacant(request, task), "Tus-Resumable" in request.headers
-    if speaks and task.status is Status.PAUSED and not task.is_held and received(task) == announced(task):
-        # By tus it is complete, and nobody will send more: but its child or we were killed before that was written.
-        ending = Delivery(offset=received(task), lifts=False)
-        task = (await delivery.deliver(request, task, ending, announced(task))).task
+    speaks = "Tus-Resumable" in request.headers
+    task = await (_ended if speaks else resource.vacant)(request, task)
     # Who says neither may speak the other, which will not have a version any more when it is a standard.
     return _answer(request, task, 200, None if speaks else resumable.state(request, task))
+
+
+async def _ended(request: web.Request, task: Task) -> Task:
+    """The upload, once no other request brings it bytes; complete, if by tus it is, and nobody will send more.
+
+    It is not so yet if its child or we were killed before that was written.
+    """
+    task = await resource.vacant(request, task)
+    if task.status is not Status.PAUSED or task.is_held or received(task) != announced(task):
+        return task
+    ending = Delivery(offset=received(task), lifts=False)
+    return (await delivery.deliver(request, task, ending, announced(task), source=delivery.Nothing())).task
 
 
 @_or(resumable.append)
