@@ -1,5 +1,6 @@
 """The page at ``/upload``, as somebody with a browser uses it."""
 
+import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ import pytest_asyncio
 from browsing import browsing, needs_chromium, visiting
 from harness import Server, problem, until
 from line import Line
-from playwright.async_api import Browser, Locator, Page
+from playwright.async_api import Browser, Locator, Page, Route
 from upload_tools import MIB, data, flowing, newest, sha256
 from verb_tools import attempts, nothing_left, playing, strays, tasks
 
@@ -274,8 +275,16 @@ async def test_a_file_that_changes_meanwhile(page: Page, server: Server, tmp_pat
 
 
 async def test_dropped_files(page: Page, line: Line, server: Server) -> None:
-    """Come as chosen ones do; an empty one is complete at once."""
+    """Come as chosen ones do, though the page does not know yet what there is; an empty one is complete at once."""
     line.pace_s = 0
+    known = asyncio.Event()
+
+    async def later(route: Route) -> None:
+        await known.wait()
+        await route.continue_()
+
+    await page.route(re.compile("/upload/status"), later)
+    await page.reload()
     dropped = await page.evaluate_handle(
         """() => {
             const carried = new DataTransfer();
@@ -285,6 +294,7 @@ async def test_dropped_files(page: Page, line: Line, server: Server) -> None:
         }"""
     )
     await page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
+    known.set()
     for name, content in (("dropped.txt", b"abc"), ("empty", b"")):
         await row(page, name, "done").wait_for()
         assert await row(page, name).locator("code").inner_text() == sha256(content)

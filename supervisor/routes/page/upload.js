@@ -468,8 +468,9 @@ document.addEventListener("drop", (event) => {
   document.body.classList.remove("dragging");
   const isFolder = (item) => item.webkitGetAsEntry?.()?.isDirectory;
   const items = [...event.dataTransfer.items].filter((item) => item.kind === "file" && !isFolder(item));
+  const files = items.map((item) => item.getAsFile());
   wanted = null;
-  if (!main.hidden) take(items.map((item) => item.getAsFile()));
+  listed.then(() => main.hidden || take(files)); // before the list is there, nobody knows yet whether a token is missing
 });
 
 // What the server has.
