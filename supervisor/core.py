@@ -66,7 +66,7 @@ _MOST_NAMED: Final = 200
 _LEAST_FREE_BYTES: Final = 16 << 20
 """With less room on the disk nothing is accepted: what there is needs it to come to an end."""
 _CLEANED_WITHIN_S: Final = 60.0
-"""How long a task that expires may hold up the next ones: after that it is cleaned beside them."""
+"""How long a task that is withdrawn may hold up what comes next: after that it is cleaned beside that."""
 _ENDS_WITHIN_S: Final = 0.5
 """How long it may take, at the end of a drain, until the trees that are to be ended are dead."""
 
@@ -314,6 +314,16 @@ class Supervisor:
                 ) is not None:
                     return attempt
 
+    async def withdraw(self, task: Task, by: str | None) -> None:
+        """Have nothing be left of a task without a child, unless it has had one since, or another status.
+
+        ``by`` None: its time is over.
+        """
+        change = Change(task=task, event=Event.TERMINATE, at=time.time(), by=by)
+        if terminating := await self._ledger.advance(change):
+            self._cleaner.finish(terminating)
+            await self._cleaner.finished(task.id, _CLEANED_WITHIN_S)
+
     async def reserve(self, task: Task, size: int) -> None:
         """Have an upload count with so many bytes, before they come. Raises `QuotaError`."""
         if task.bytes is None or task.bytes >= size or await self.store.reserve(task, size, self.quota.bytes):
@@ -396,9 +406,8 @@ class Supervisor:
         if task.status is Status.COMPLETED:
             with contextlib.suppress(GoneError, UnknownTaskError, InUseError):
                 await self.delete(task.id, user=None, by=None)
-        elif terminating := await self._ledger.advance(Change(task=task, event=Event.TERMINATE, at=time.time())):
-            self._cleaner.finish(terminating)
-            await self._cleaner.finished(task.id, _CLEANED_WITHIN_S)
+        else:
+            await self.withdraw(task, by=None)
 
     def _handler(self, service: str) -> AnyHandler:
         handler = self.registry.handlers.get(service)

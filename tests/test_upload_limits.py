@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from harness import Answer, Server, problem
 from upload_tools import MIB, Sending, begin, chunk, data, sha256
-from verb_tools import playing
+from verb_tools import TOYS, playing
 
 from intermission.supervisor import tokens
 
@@ -143,6 +143,73 @@ def _at_once(tasks: list[dict[str, str]]) -> list[list[str]]:
         [other["id"] for other in tasks if other["started_at"] <= task["started_at"] < other["finished_at"]]
         for task in tasks
     ]
+
+
+# A first body that loses the race for a place.
+
+FIRST: Final = {
+    "raw": ("/upload/start", {}),
+    "empty": ("/upload/start", {"Content-Length": "0"}),
+    "form": ("/upload/start", {"Content-Type": "multipart/form-data; boundary=b"}),
+    "file": ("/csv/start", {"Content-Type": "text/csv"}),
+    "tus": ("/upload/files", {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}),
+    "ietf": ("/upload/start", {"Upload-Complete": "?1", "Upload-Draft-Interop-Version": "8"}),
+    "keyed": ("/upload/start", {"Idempotency-Key": "mine"}),
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def full(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    """A server whose only place is taken whenever a first body is to have it."""
+    settings = {"INTERMISSION_HANDLERS": f"{TOYS},late_crowd", "INTERMISSION_MAX_UPLOADS": "1"}
+    async with playing(tmp_path_factory.mktemp("full"), **settings) as running:
+        yield running
+
+
+@pytest.mark.parametrize("kind", FIRST)
+async def test_the_place_was_lost(full: Server, kind: str) -> None:
+    """It is refused, and nothing is left of it; with a key it stands for its task, which the next one finds."""
+    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\ndata\r\n--b--\r\n'
+    body = {"form": part, "empty": b""}.get(kind, b"a,b\n1,2\n")
+    path, headers = FIRST[kind]
+    if kind == "tus":
+        headers = {**headers, "Upload-Length": str(len(body))}
+    hanging = await bringing(full, await created(full, {}), {})
+
+    before = await uploads(full)
+    answer = await full.ask("POST", path, data=body, headers=headers)
+    problem(answer, 503, "crowded")
+    left = await uploads(full) - before
+    if kind == "keyed":
+        again = await full.ask("POST", path, data=body, headers=headers)
+        assert (again.status, again.headers["Idempotency-Replayed"], {again.json["id"]}) == (201, "true", left)
+    else:
+        assert left == set()
+
+    await finished(hanging)
+
+
+async def uploads(server: Server) -> set[str]:
+    """The ids of all that there are."""
+    return {str(item["id"]) for item in (await server.ask("GET", "/upload/status?limit=200")).json["items"]}
+
+
+async def test_a_body_that_comes_meanwhile(server: Server) -> None:
+    """While a form's file is awaited others take the places: the form is refused, and no upload is created for it."""
+    form = await begin(
+        server,
+        "/upload/start",
+        "Content-Type: multipart/form-data; boundary=b",
+        "Expect: 100-continue",
+        f"Authorization: {ANNA['Authorization']}",
+    )
+    assert (await form.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+    others = [await bringing(server, await created(server, ANNA), ANNA) for _ in range(2)]
+    before = (await server.ask("GET", "/upload/status", headers=ANNA)).json["items"]
+    await form.send(chunk(b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\ndata\r\n--b--\r\n'))
+    problem(await form.answer(), 503, "crowded")
+    assert (await server.ask("GET", "/upload/status", headers=ANNA)).json["items"] == before
+    await asyncio.gather(*map(finished, others))
 
 
 # Bytes.

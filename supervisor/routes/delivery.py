@@ -18,7 +18,7 @@ from intermission.state.models import Task, Tombstone
 from intermission.state.status import Reason, Status
 from intermission.supervisor.attempt import Attempt
 from intermission.supervisor.core import Delivery, Supervisor, received
-from intermission.supervisor.errors import GoneError
+from intermission.supervisor.errors import GoneError, SupervisorError
 from intermission.supervisor.routes import digests, direct, requests, shapes, views
 from intermission.supervisor.routes.allowance import Allowance
 from intermission.supervisor.routes.answers import SUPERVISOR
@@ -170,19 +170,27 @@ async def deliver(
     size: int | None,
     *,
     source: Source | None = None,
+    created: bool = False,
     open_ended: bool = False,
     interims: Interims | None = None,
 ) -> Brought:
     """Have the body go to a child until either ends; what it came to.
 
     ``size`` is that of the whole data. Its last byte ends the data, and without a size the end of the body does so,
-    unless that is ``open_ended``. Raises as `Supervisor.connect` and `refuse_mismatch`, and `GoneError`.
+    unless that is ``open_ended``. A task that this very request has ``created`` is gone again if its body is refused.
+    Raises as `Supervisor.connect` and `refuse_mismatch`, and `GoneError`.
     """
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
     source = Raw(request) if source is None else source
     connection = direct.connection(request, source.fast_bytes) if request.app[LIMITS].fast else None
     delivery = replace(delivery, end=delivery.offset + source.fast_bytes, connection=connection)
-    attempt = await supervisor.connect(task.id, caller.scope, caller.user, delivery)
+    try:
+        attempt = await supervisor.connect(task.id, caller.scope, caller.user, delivery)
+    except SupervisorError:
+        # Its client does not know of it. With a key, another request may have been told that this is its task.
+        if created and "Idempotency-Key" not in request.headers:
+            await supervisor.withdraw(task, by=caller.user)
+        raise
     left = None if size is None else size - delivery.offset
     pumping = _pump(request, source, attempt, left, delivery, open_ended=open_ended, interims=interims)
     pump = asyncio.create_task(pumping)

@@ -102,8 +102,9 @@ async def create(request: web.Request, described: Mapping[str, Any]) -> web.Stre
             if interims is not None:
                 await interims.began()
             return _created(request, task, location, more)
+        bringing = Delivery(checksum=checksum)
         brought = await delivery.deliver(
-            request, task, Delivery(checksum=checksum), size, open_ended=not complete, interims=interims
+            request, task, bringing, size, created=True, open_ended=not complete, interims=interims
         )
         return await _told(request, brought, location, complete=complete)
 

@@ -87,7 +87,8 @@ async def start(request: web.Request, service: str) -> web.StreamResponse:
     fresh = began.task
     if began.replayed or _is_to_come(request):
         return answers.task(request, fresh, 201, Location=f"/tasks/{fresh.id}", **answers.replayed(began))
-    brought = await delivery.deliver(request, fresh, Delivery(checksum=checksum), size, source=source)
+    bringing = Delivery(checksum=checksum)
+    brought = await delivery.deliver(request, fresh, bringing, size, source=source, created=True)
     return await _told(request, brought, created=True)
 
 
@@ -112,7 +113,8 @@ async def start_with_file(request: web.Request, service: str, field: str) -> web
         raise Problem(400, "key-not-taken", detail)
     checksum = digests.of_content(request)
     began, size, source = await _create(request, UPLOAD)
-    brought = await delivery.deliver(request, began.task, Delivery(checksum=checksum), size, source=source)
+    bringing = Delivery(checksum=checksum)
+    brought = await delivery.deliver(request, began.task, bringing, size, source=source, created=True)
     if brought.task.status is not Status.COMPLETED:
         return await _told(request, brought, created=True)
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]

@@ -227,7 +227,8 @@ async def create(request: web.Request) -> web.StreamResponse:
         return _answer(request, await _ended(request, fresh), 201, location)
     if not bytes_come and size != 0:
         return _answer(request, fresh, 201, location)
-    brought = await delivery.deliver(request, fresh, Delivery(checksum=checksum), size, open_ended=deferred)
+    bringing = Delivery(checksum=checksum)
+    brought = await delivery.deliver(request, fresh, bringing, size, created=True, open_ended=deferred)
     if brought.task.error is not None and brought.task.error.type == CHECKSUM_MISMATCH:
         await delivery.discard(request, fresh)  # a client that is refused does not expect that something is left
         detail = "nothing is kept, for the checksum is not what was announced"
