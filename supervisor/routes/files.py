@@ -18,6 +18,7 @@ from intermission.supervisor.routes import answers, digests, follow, requests, s
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.operation import Operation
 from intermission.supervisor.routes.problems import Problem
+from intermission.supervisor.routes.threads import to_its_end
 
 _BLOCK_BYTES: Final = 256 << 10
 _MOST_LINES: Final = 100_000
@@ -154,7 +155,7 @@ async def _send(
         return web.Response(status=304, headers=sent)
     fd = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        start, stop = await asyncio.to_thread(part, fd)
+        start, stop = await to_its_end(part, fd)
         size = stop - start
         asked = _range(request, size, etag)
         first, last = asked or (0, size)
@@ -180,7 +181,7 @@ async def _copy(request: web.Request, response: web.StreamResponse, fd: int, off
         if sendfile.can(request):
             offset = await sendfile.send(request, fd, offset, end)
         else:
-            while offset < end and (block := await asyncio.to_thread(os.pread, fd, _BLOCK_BYTES, offset)):
+            while offset < end and (block := await to_its_end(os.pread, fd, _BLOCK_BYTES, offset)):
                 await response.write(block[: end - offset])
                 offset += len(block)
     except ConnectionError:  # the client went away

@@ -10,6 +10,8 @@ from typing import Final
 
 from aiohttp import web
 
+from intermission.supervisor.routes.threads import to_its_end
+
 _MOST_BYTES: Final = 4 << 20
 """At a time: what a client takes at once is less, and one that takes a lot is not to keep a thread for long."""
 
@@ -37,7 +39,7 @@ async def send(request: web.Request, fd: int, offset: int, end: int) -> int:
     try:
         while offset < end:
             try:
-                sent = await _sent(sock.fileno(), fd, offset, min(_MOST_BYTES, end - offset))
+                sent = await to_its_end(os.sendfile, sock.fileno(), fd, offset, min(_MOST_BYTES, end - offset))
             except BlockingIOError:
                 await _until_writable(sock)
                 continue
@@ -47,19 +49,6 @@ async def send(request: web.Request, fd: int, offset: int, end: int) -> int:
     finally:
         sock.close()
     return offset
-
-
-async def _sent(sock: int, fd: int, offset: int, size: int) -> int:
-    """How many bytes went.
-
-    Whoever cancels it waits for the thread: by the time it sends, the descriptors might be another client's.
-    """
-    sending = asyncio.ensure_future(asyncio.to_thread(os.sendfile, sock, fd, offset, size))
-    try:
-        return await asyncio.shield(sending)
-    except asyncio.CancelledError:
-        await asyncio.wait({sending})
-        raise
 
 
 async def _until_writable(sock: socket.socket) -> None:
