@@ -24,6 +24,8 @@ class BodyInfo:
     """What the client says that it is, in hexadecimal: to be checked."""
     crc32c: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")] | None = None
     """The same by another algorithm."""
+    open_ended: bool = False
+    """Whether it ends only when its client says so, and not with its last byte, though it is known how many come."""
     digests: list[Algorithm] = field(default_factory=lambda: ["sha-256"])
     """What is to be computed."""
     metadata: Annotated[str, Field(max_length=16_384)] | None = None

@@ -113,7 +113,7 @@ class Carrier:
     async def connect(
         self,
         task: Task,
-        by: str,
+        by: str | None,
         params: str,
         checksum: tuple[str, bytes] | None = None,
         connection: socket.socket | None = None,
@@ -144,12 +144,13 @@ class Carrier:
                 self._crowd.leave(task.user)
         return attempt
 
-    async def open(self) -> None:
-        """Carry on what an earlier generation left, then claim."""
-        await self._recover()
+    async def open(self) -> list[str]:
+        """Carry on what an earlier generation left, then claim; the ids of the uploads among it."""
+        left = await self._recover()
         self._dispatching = asyncio.create_task(self._dispatch())
         self._watching = asyncio.create_task(self._watch_due())
         self._wake.set()
+        return left
 
     async def drain(self, within_s: float) -> None:
         """Have every child save its place and exit, and wait for that; `close` is for those that have not."""
@@ -173,13 +174,14 @@ class Carrier:
 
     # Recovery.
 
-    async def _recover(self) -> None:
+    async def _recover(self) -> list[str]:
         """Every task that may have had a child has none now: it is lost, and goes on from its last checkpoint."""
         left = await self._store.with_child()
         await asyncio.gather(*(self._recover_one(task) for task in left))
         if left:
             _log.info("carrying on with what was running", tasks=len(left))
         await self._refuse_without_handler()
+        return [task.id for task in left if task.stream]
 
     async def _recover_one(self, task: Task) -> None:
         if task.status is Status.TERMINATING:

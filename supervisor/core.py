@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 from weakref import WeakValueDictionary
 
+import structlog
+
 from intermission.handlers.inputs import Inputs
 from intermission.handlers.registry import AnyHandler, Registry
 from intermission.handlers.schema import Fault, Invalid, Unencodable
@@ -32,7 +34,7 @@ from intermission.state.models import (
     Usage,
 )
 from intermission.state.status import Event, Reason, Status, allowed, changes
-from intermission.state.store import Store, StoreFullError
+from intermission.state.store import Store, StoreError, StoreFullError
 from intermission.supervisor import inputs
 from intermission.supervisor.attempt import Attempt
 from intermission.supervisor.carrier import Carrier
@@ -41,6 +43,7 @@ from intermission.supervisor.crowd import Crowd
 from intermission.supervisor.errors import (
     AmbiguousError,
     ConflictError,
+    CrowdedError,
     GoneError,
     HeldError,
     InUseError,
@@ -69,6 +72,7 @@ _CLEANED_WITHIN_S: Final = 60.0
 """How long a task that is withdrawn may hold up what comes next: after that it is cleaned beside that."""
 _ENDS_WITHIN_S: Final = 0.5
 """How long it may take, at the end of a drain, until the trees that are to be ended are dead."""
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,7 +286,7 @@ class Supervisor:
         """Let a paused, failed or retrying task go on. Raises as `pause`, and `UnknownServiceError`."""
         task = await self._ask(task_id, user, by, Event.RESUME)
         self._carrier.wake()
-        return task
+        return (await self._ended(task_id, by) if is_whole(task) else None) or task
 
     async def terminate(self, task_id: str, user: str | None, by: str) -> Task:
         """Have a task's tree killed, its effects undone and its state deleted; `wait` tells when it is gone."""
@@ -375,7 +379,8 @@ class Supervisor:
 
     async def open(self) -> None:
         """Carry on what an earlier generation left, then accept starts."""
-        await self._carrier.open()
+        for task_id in await self._carrier.open():
+            await self._ended(task_id, by=None)
         self._retention.open()
         self._open = True
 
@@ -422,6 +427,22 @@ class Supervisor:
         attempt.hand_over()
         await attempt.settled.wait()
         return await self.get(task_id, user)
+
+    async def _ended(self, task_id: str, by: str | None) -> Task | None:
+        """An upload, once it is on its way to its end without its client; None: that is needed, or is not wanted."""
+        async with self._changing(task_id):
+            task = await self.store.get(task_id)
+            if not isinstance(task, Task) or task.status is not Status.PAUSED or task.is_held or not is_whole(task):
+                return None
+            try:
+                attempt = await self._carrier.connect(task, by, task.params)
+            except (CrowdedError, StoreError) as error:
+                _log.warning("an upload that is whole could not be completed", task=task_id, error=str(error))
+                return None
+            if attempt is None:
+                return None
+            attempt.end_body()
+            return attempt.task
 
     def _accepted(self, task: Task, delivery: Delivery) -> str:
         """The params that a task has once it takes a delivery. Raises as `connect`."""
@@ -488,6 +509,14 @@ def announced(task: Task) -> int | None:
     """How many bytes a stream service's data has in all; None while nobody knows."""
     size_bytes: int | None = json.loads(task.params)["size_bytes"]
     return received(task) if size_bytes is None and task.status is Status.COMPLETED else size_bytes
+
+
+def is_whole(task: Task) -> bool:
+    """Whether a stream service's task has all of its data, so that no client is needed to complete it."""
+    if not task.stream:
+        return False
+    params = json.loads(task.params)
+    return not params.get("open_ended") and params["size_bytes"] == received(task)
 
 
 def agreed_length(task: Task, length: int | None) -> int | None:

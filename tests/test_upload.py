@@ -561,7 +561,9 @@ async def test_a_second_request_takes_over(server: Server) -> None:
     assert problem(told, 409, "taken-over")["offset"] == HALF
     assert told.headers["Upload-Offset"] == str(HALF)
     assert [attempt["outcome"] for attempt in await attempts(server, task_id)] == ["disconnected", "completed"]
-    problem(await resume(server, task_id, CONTENT, len(CONTENT)), 409, "not-now")
+    problem(await resume(server, task_id, CONTENT, HALF), 409, "not-now")
+    again = await resume(server, task_id, CONTENT, len(CONTENT))  # nothing is added: only an answer was lost
+    assert (again.status, again.json["result"]) == (200, answer.json["result"])
 
 
 async def test_of_many_requests_each_has_its_turn(server: Server) -> None:

@@ -276,7 +276,7 @@ async def _pump(
     except CutError:
         end = End.CUT
     except (ConnectionError, web.RequestPayloadError):  # the client went away, or the child did
-        end = End.BROKEN
+        end = End.WHOLE if taken == left and not open_ended else End.BROKEN
     except Problem as problem:
         end, fault = End.BROKEN, problem
     attempt.end_body({End.WHOLE: None, End.PARTIAL: Reason.AWAITING_DATA}.get(end, Reason.DISCONNECTED))

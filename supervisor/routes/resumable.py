@@ -92,7 +92,9 @@ async def create(request: web.Request, described: Mapping[str, Any]) -> web.Stre
     with _worded(request, 0):
         delivery.check_crowd(request)
         await _check_size(request, size)
-        began = await request.app[SUPERVISOR].start(UPLOAD, info, request[CALLER].user, key=requests.key(request, info))
+        key = requests.key(request, info)
+        info["open_ended"] = True  # whatever is asked for, so that a key means what it did before this was said
+        began = await request.app[SUPERVISOR].start(UPLOAD, info, request[CALLER].user, key=key)
         task = await resource.vacant(request, began.task) if began.replayed else began.task
         location, more = resource.location(request, task.id), answers.replayed(began)
         interims = _interims(request, task, {"Location": location, **_limit(request, task)})

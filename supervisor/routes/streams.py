@@ -17,7 +17,17 @@ from intermission.state.status import Reason, Status
 from intermission.supervisor.core import Delivery, Start, announced
 from intermission.supervisor.errors import SupervisorError
 from intermission.supervisor.inputs import UPLOAD
-from intermission.supervisor.routes import answers, bodies, delivery, digests, multipart, requests, resumable, shapes
+from intermission.supervisor.routes import (
+    answers,
+    bodies,
+    delivery,
+    digests,
+    multipart,
+    requests,
+    resource,
+    resumable,
+    shapes,
+)
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.operation import Operation
@@ -191,7 +201,8 @@ def _is_to_come(request: web.Request) -> bool:
 async def resume(request: web.Request, task: Task) -> web.StreamResponse:
     """Go on with the task's data: the body, from Upload-Offset on.
 
-    Without both, only a pause is lifted.
+    Without both, only a pause is lifted; and what has all of its data then needs no more to be completed. Where it is
+    so already, a body of nothing at its end is answered with the task.
     """
     offset = bodies.count(request, "Upload-Offset")
     if offset is None:
@@ -202,6 +213,10 @@ async def resume(request: web.Request, task: Task) -> web.StreamResponse:
     size = announced(task)
     bringing = Delivery(offset=offset, checksum=digests.of_content(request))
     await delivery.check_size(request, size, bodies.body_length(request), offset, task.id)
+    if offset == size and not bodies.has_body(request):
+        task = await resource.vacant(request, task)
+        if task.status is Status.COMPLETED:  # only the answer was lost, to a client or to the last generation
+            return answers.task(request, task)
     return await _told(request, await delivery.deliver(request, task, bringing, size), created=False)
 
 
