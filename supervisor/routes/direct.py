@@ -30,6 +30,11 @@ _MOST_BYTES: Final = 64 << 20
 """At a time: so often the parser is told, which is all that wakes us."""
 _LEFT_S: Final = 3.0
 """How long a child may take nothing, once the client has gone, of what it has left on the connection."""
+_ASKED_AFTER_S: Final = 60
+"""How long nothing comes before the kernel asks a client's whether it is still there, in place of two hours.
+
+A client that goes while its bytes fill all the buffers cannot say so: its farewell is behind them, and nobody reads.
+"""
 _STEP_BYTES: Final = 4 << 20
 _BLANK: Final = bytes(256 << 10)
 """Zeros for the parser, in parts that are below what makes aiohttp hold back."""
@@ -62,6 +67,9 @@ def connection(request: web.Request, size: int) -> socket.socket | None:
     if size < WORTH_BYTES or transport is None or transport.get_extra_info("sslcontext") is not None:
         return None
     sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is not None and not transport.is_closing():
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _ASKED_AFTER_S)
     return sock
 
 
