@@ -5,9 +5,9 @@ from typing import Final
 
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
-_KEPT_BYTES: Final = 4 << 20
-_MAPPED_BYTES: Final = 1 << 20
-"""More than a block of a body has, and its own mapping for each is what this is to avoid."""
+_KEPT_BYTES: Final = 8 << 20
+_MAPPED_BYTES: Final = 4 << 20
+"""More than one read of a body comes to: a mapping of its own for each is what this is to avoid."""
 
 
 def keep_freed() -> None:
