@@ -11,8 +11,6 @@ from intermission.handlers import Task, handler
 
 READ_S: Final = 3.0
 """Longer than requests have until they are ended when the server stops."""
-READING: Final = "a download is being read"
-CLOSED: Final = "it was closed under its read"
 _sendfile = os.sendfile
 _pread = os.pread
 
@@ -30,14 +28,14 @@ def _slow_pread(file: int, count: int, offset: int) -> bytes:
 
 def _wait(*descriptors: int) -> None:
     before = [os.fstat(fd).st_ino for fd in descriptors]
-    _say(READING)
+    _say("a download is being read")
     time.sleep(READ_S)
     try:
         now = [os.fstat(fd).st_ino for fd in descriptors]
     except OSError:
         now = []
     if now != before:
-        _say(CLOSED)
+        _say("it was closed under its read")
 
 
 def _say(what: str) -> None:

@@ -57,7 +57,7 @@ async def test_every_service(server: Server) -> None:
     assert {"counter", "extract", "steps"} <= set(names)
     for item in page["items"]:
         assert (await server.ask("GET", f"/services/{item['name']}")).json == item
-        assert item["stream"] is (item["name"] == "upload")
+        assert item["stream"] is (item["name"] in {"upload", "tally"})
         for field in ("params", "state", "result"):
             Draft202012Validator.check_schema(item[field])
 

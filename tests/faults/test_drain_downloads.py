@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from fault_tools import TOYS, until_logged
 from harness import Server, send, serving
-from slow_reads import CLOSED, READING
 from upload_tools import MIB, data, upload
 from verb_tools import mistakes
 
 CONTENT = data(24 * MIB)
 WAYS = {"sent": "", "copied": ",without_sendfile"}
+READING = "a download is being read"
+CLOSED = "it was closed under its read"
+"""What `slow_reads` has the server say; to import it here would slow the tests' own reads."""
 
 
 async def downloading(server: Server, path: str) -> asyncio.StreamWriter:
