@@ -158,6 +158,15 @@ async def test_an_own_process_in_an_own_session(server: Server) -> None:
     assert Path(f"/proc/{pid}/comm").read_text() == "deaf\n"
 
 
+async def test_it_takes_the_processor_from_nobody(server: Server) -> None:
+    """A task that wakes up waits for its turn; the server, and what forks the tasks, does not."""
+    task_id = await server.launch("steps", {"steps": 10_000})
+    task = await server.until_progress(task_id)
+    assert os.sched_getscheduler(task["child"]["pid"]) == os.SCHED_BATCH
+    assert os.sched_getscheduler(server.pid) == os.sched_getscheduler(server.fork_server.pid) == os.SCHED_OTHER
+    await server.verb(task_id, "terminate")
+
+
 async def test_a_child_sees_its_own_world(tmp_path: Path) -> None:
     """TMPDIR is in the task's folder, the folder it runs in is the server's, and no setting is in its environment."""
     async with playing(tmp_path, INTERMISSION_JWT_SECRET=SECRET) as server:
