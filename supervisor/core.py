@@ -223,12 +223,19 @@ class Supervisor:
         if isinstance(added, Usage):
             raise QuotaError(added, self.quota, fresh.bytes or 0)
         if isinstance(added, Earlier):
-            if key is None or added.digest != key.digest:
-                raise KeyReusedError(added.task_id)
-            return Start(await self.get(added.task_id, user), replayed=True)
+            return await self._earlier(added, key, user)
         if due_at is not None:
             self._carrier.watch()
         return Start(added)
+
+    async def _earlier(self, earlier: Earlier, key: Key | None, user: str) -> Start:
+        """What a key stands for."""
+        if key is None or earlier.digest != key.digest:
+            raise KeyReusedError(earlier.task_id)
+        try:
+            return Start(await self.get(earlier.task_id, user), replayed=True)
+        except GoneError as error:
+            raise GoneError(error.tombstone, by_key=True) from None
 
     async def get(self, task_id: str, user: str | None) -> Task:
         """The task. Raises `UnknownTaskError` and `GoneError`."""

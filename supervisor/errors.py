@@ -25,8 +25,10 @@ class UnknownTaskError(SupervisorError):
 class GoneError(SupervisorError):
     """The task was terminated or deleted; its tombstone is all that is left."""
 
-    def __init__(self, tombstone: Tombstone) -> None:
-        super().__init__(f"the task {tombstone.id} is gone")
+    def __init__(self, tombstone: Tombstone, *, by_key: bool = False) -> None:
+        """``by_key``: somebody wanted to start a task, and not to have this one."""
+        advice = ", and it is what this Idempotency-Key stands for: start another under another key" if by_key else ""
+        super().__init__(f"the task {tombstone.id} is gone{advice}")
         self.tombstone = tombstone
 
 

@@ -76,10 +76,12 @@ async def test_a_refused_start_does_not_use_it_up(server: Server) -> None:
 
 
 async def test_of_a_task_that_is_gone(server: Server) -> None:
-    """410 with what is left of it, not a second one."""
+    """410 with what is left of it, not a second one; and what to do about it."""
     first = await start(server, "gone", {"steps": 1_000_000})
     assert (await server.verb(first.json["id"], "terminate")).status == 200
-    assert problem(await start(server, "gone", {"steps": 1_000_000}), 410, "gone")["id"] == first.json["id"]
+    gone = problem(await start(server, "gone", {"steps": 1_000_000}), 410, "gone")
+    assert gone["id"] == first.json["id"]
+    assert "under another key" in gone["detail"]
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256, "\xe9"])
