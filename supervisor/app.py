@@ -73,15 +73,19 @@ async def _serve(config: Config) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in _STOPPING:
-        loop.add_signal_handler(number, stop.set)
-    async with contextlib.AsyncExitStack() as stack:
-        address = await _unless(stop, stack.enter_async_context(_running(config)))
-        if address is not None:
-            _log.info("listening", address=address, data_dir=str(config.data_dir), max_running=config.max_running)
-            await stop.wait()
-        _log.info("stopping", drain_s=config.drain_s)
-    # The loop's end gives these signals back to the system: a second one must not make of this a death by signal.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            address = await _unless(stop, stack.enter_async_context(_running(config)))
+            if address is not None:
+                _log.info("listening", address=address, data_dir=str(config.data_dir), max_running=config.max_running)
+                await stop.wait()
+            _log.info("stopping", drain_s=config.drain_s)
+    finally:
+        # Handlers would be given back to the system by the end of the loop (its own) or of the interpreter. A second
+        # signal must not make of this a death by signal, whichever thread it comes to; one may still be ending.
+        for number in _STOPPING:
+            signal.signal(number, signal.SIG_IGN)
 
 
 async def _unless(stop: asyncio.Event, start: Coroutine[object, object, str]) -> str | None:
