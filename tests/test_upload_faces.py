@@ -1,6 +1,5 @@
 """An upload by each of the ways to bring it, plain, tus and the draft of the IETF: what one of them tells, all tell."""
 
-import asyncio
 import io
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ import pytest_asyncio
 from harness import Answer, Server, send
 from ietf_tools import PARTIAL
 from tus_tools import FILES, OCTETS
-from upload_tools import MIB, Sending, begin, data, digests, newest
+from upload_tools import MIB, Sending, begin, data, digests, newer, newest
 from verb_tools import nothing_left, playing
 from yarl import URL
 
@@ -58,15 +57,13 @@ class Face:
 
     async def flowing(self, server: Server) -> tuple[Sending, str]:
         """A creation with all of the data, of which a part has come; and its id. No 104 is asked for."""
-        before = after = await newest(server)
+        before = await newest(server)
         headers = (f"{name}: {value}" for name, value in {**self.said, **self.begins}.items() if name != VERSION)
         sending = await begin(server, self.start, *headers, length=len(CONTENT))
         await sending.send(CONTENT[:HALF])
-        async with asyncio.timeout(20):
-            while after == before:
-                after = await newest(server)
-        await server.until_progress(after, HALF)
-        return sending, after
+        upload_id = await newer(server, before)
+        await server.until_progress(upload_id, HALF)
+        return sending, upload_id
 
 
 FACES: Final = {

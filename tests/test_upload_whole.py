@@ -1,13 +1,12 @@
 """Uploads of which every byte has come, and whose client or server was gone before they were complete."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 from harness import Server, problem, send, until
 from ietf_tools import Client, task_id
-from upload_tools import MIB, WAYS, Sending, begin, chunk, data, digests, newest, resume, sha256
+from upload_tools import MIB, WAYS, Sending, begin, chunk, data, digests, newer, newest, resume, sha256
 from verb_tools import history, playing
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -30,14 +29,12 @@ async def server(tmp_path_factory: pytest.TempPathFactory, way: str) -> AsyncIte
 
 async def all_but_its_end(server: Server, *headers: str) -> tuple[Sending, str]:
     """An upload all of whose bytes are durable, while the end of its request has not come; and its id."""
-    before = after = await newest(server)
+    before = await newest(server)
     sending = await begin(server, "/upload/start", f"Upload-Length: {len(CONTENT)}", *headers)
     await sending.send(chunk(CONTENT))
-    async with asyncio.timeout(20):
-        while after == before:
-            after = await newest(server)
-    await server.until_progress(after, len(CONTENT))
-    return sending, after
+    upload_id = await newer(server, before)
+    await server.until_progress(upload_id, len(CONTENT))
+    return sending, upload_id
 
 
 async def completed(server: Server, upload_id: str) -> None:
@@ -49,14 +46,11 @@ async def completed(server: Server, upload_id: str) -> None:
 
 async def test_a_client_that_goes_when_it_has_sent_all(server: Server) -> None:
     """Is not needed any more."""
-    before = after = await newest(server)
+    before = await newest(server)
     sending = await begin(server, "/upload/start", length=len(CONTENT))
     await sending.send(CONTENT)
     await sending.leave()
-    async with asyncio.timeout(20):
-        while after == before:
-            after = await newest(server)
-    await completed(server, after)
+    await completed(server, await newer(server, before))
 
 
 @pytest.mark.parametrize("kind", ["reset", "closed"])

@@ -131,13 +131,19 @@ async def newest(server: Server, service: str = "upload") -> str:
     return str(items[0]["id"]) if items else ""
 
 
+async def newer(server: Server, before: str) -> str:
+    """The id of the newest upload, once that is not the one that was so before."""
+    async with asyncio.timeout(20):
+        while (after := await newest(server)) == before:
+            pass
+    return after
+
+
 async def flowing(server: Server, content: bytes, upto: int, *headers: str, query: str = "") -> tuple[Sending, str]:
     """An upload of which so many bytes are sent, and all of them are in the child's hands; and its id."""
-    before = after = await newest(server)
+    before = await newest(server)
     sending = await begin(server, f"/upload/start{query}", *headers, length=len(content))
     await sending.send(content[:upto])
-    async with asyncio.timeout(20):
-        while after == before:
-            after = await newest(server)
-    await server.until_progress(after, upto)
-    return sending, after
+    task_id = await newer(server, before)
+    await server.until_progress(task_id, upto)
+    return sending, task_id
