@@ -31,6 +31,8 @@ from intermission.supervisor.usage import usage
 
 COMMIT_WITHIN_S: Final = 0.25
 """The most that a power cut may take: how long a checkpoint may wait for the store."""
+_TOGETHER_S: Final = 0.1
+"""What is due within so long goes into one commit of the store, which costs a sync, whoever's it is."""
 CLEAN_WALL_S: Final = 60.0
 _SAMPLE_S: Final = 1.0
 _LEAST_BYTES: Final = 4 << 10
@@ -148,18 +150,20 @@ class Attempt:
         """Whether the child can read from the client's connection."""
         return self.body is not None and self.body.has_connection
 
-    def read_directly(self, count: int, least_rate: int) -> asyncio.Future[Took]:
+    def read_directly(self, count: int, least_rate: int, idle_s: float) -> asyncio.Future[Took]:
         """Have the child read so many bytes from the client's connection, for as long as they come fast.
 
         What it will have read; nobody else may read meanwhile. It leaves a client that is not much faster than
-        ``least_rate``, in bytes a second, to who can judge that. Raises BrokenPipeError when it takes no more.
+        ``least_rate``, in bytes a second, or silent for ``idle_s``, to who can judge that.
+        Raises BrokenPipeError when it takes no more.
         """
         if self.body is None or self._body_end is not None or self.done.is_set():
             raise BrokenPipeError
         self._took = self._loop.create_future()
         self._took.add_done_callback(lambda took: took.cancelled() or took.exception())  # its asker may have gone
-        least = max(_LEAST_BYTES, int(2 * least_rate * PATIENCE_S))
-        self._direct = wire.Direct(self.body.written, count, least)
+        patience_s = min(PATIENCE_S, idle_s)
+        least = max(_LEAST_BYTES, int(2 * least_rate * patience_s))
+        self._direct = wire.Direct(self.body.written, count, least, patience_s)
         if self.child is not None:
             self.child.send(self._direct)
         return self._took
@@ -301,7 +305,7 @@ class Attempt:
                 self._ledger.watchers.announce(self.task.id)  # who follows its log finds one now
             case wire.Dirty():
                 if "flush" not in self._timers:
-                    self._arm("flush", self._commit_within_s(), self._flush)
+                    self._flush_in_time()
             case wire.Took():
                 if self._took is not None and not self._took.done():
                     self._took.set_result(report)
@@ -326,7 +330,13 @@ class Attempt:
         if self.child is not None and self._row is not None and self._row.sequence >= sequence:
             self.child.send(wire.Committed(sequence))
         else:
-            self._arm("flush", self._commit_within_s(), self._flush)
+            self._flush_in_time()
+
+    def _flush_in_time(self) -> None:
+        """At the last of the common moments at which it is not too late."""
+        now = self._loop.time()
+        latest = now + self._commit_within_s()
+        self._arm("flush", latest - latest % _TOGETHER_S - now, self._flush)
 
     def _flush(self) -> None:
         self._timers.pop("flush", None)
@@ -342,7 +352,7 @@ class Attempt:
         self.child.send(wire.Committed(saved))
         # Once more, after the message has gone: a checkpoint saved before the child saw it would never be announced.
         if newest_sequence(self._folder) > saved and not self.done.is_set():
-            self._arm("flush", self._commit_within_s(), self._flush)
+            self._flush_in_time()
 
     async def _save(self) -> None:
         """Bring the newest checkpoint from the slots into the store, its outputs first."""

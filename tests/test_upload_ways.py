@@ -238,6 +238,24 @@ async def test_the_rest_in_another_request(server: Server) -> None:
     assert (await resume(server, answer.json["id"], LARGE, part)).json["result"]["sha256"] == sha256(LARGE)
 
 
+async def test_a_pause_keeps_what_its_child_waits_with(server: Server, way: str) -> None:
+    """A child that waits for a batch of bytes takes what there is when it is to stop: it need not come again."""
+    there = 2 * MIB + 300_000
+    sending = await begin(server, "/upload/start", length=len(LARGE))
+    await sending.send(LARGE[:there])
+    task_id = await until_there(server)
+    await server.until_progress(task_id, MIB)
+
+    async def out() -> bool:
+        return not sending.writer.transport.get_write_buffer_size()
+
+    await until(out)
+    assert (await server.verb(task_id, "pause")).status == 200
+    kept = int((await sending.answer()).headers["Upload-Offset"])
+    assert kept == there if way == "direct" else kept >= MIB
+    assert (await resume(server, task_id, LARGE, kept)).json["result"]["sha256"] == sha256(LARGE)
+
+
 async def test_nobody_takes_it_and_the_client_goes(server: Server) -> None:
     """With the pipe full of a stopped child's data: what it had taken is kept, and nothing hangs."""
     sending, task_id = await flowing(server, HUGE, MIB)

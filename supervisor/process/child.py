@@ -22,7 +22,7 @@ from intermission.handlers.digest import CHECKSUM_MISMATCH, Checksum
 from intermission.handlers.inputs import Inputs, Upload
 from intermission.handlers.schema import Invalid, Unencodable
 from intermission.supervisor.process import tree, wire
-from intermission.supervisor.process.incoming import PATIENCE_S, Incoming
+from intermission.supervisor.process.incoming import Incoming
 from intermission.supervisor.process.slot import SlotWriter
 
 AnyHandler = Handler[Any, Any, Any]
@@ -253,21 +253,21 @@ class LiveTask(Task[Any, Any]):
     def _directly(self, body: Incoming, asked: wire.Direct) -> Iterator[memoryview]:
         """Each block that comes on the client's connection; then the supervisor is told how much that was."""
         self._direct = None
-        taken, waited_s = 0, 0.0
+        taken, waited_s, over = 0, 0.0, False
         try:
-            while taken < asked.count:
-                if body.wait_for_connection(asked.count - taken):
+            while taken < asked.count and not over:
+                if body.wait_for_connection(asked.count - taken, asked.patience_s):
                     self._hear()
-                    if self._pausing or self._body_end is not None:
-                        break
-                    continue
+                    over = self._pausing or self._body_end is not None  # with what has come by now: it need not again
+                    if not over:
+                        continue
                 block = body.from_connection(asked.count - taken)
                 taken += len(block)
-                slow = len(block) < min(asked.least, asked.count - taken)
+                slow = not over and len(block) < min(asked.least, asked.count - taken)
                 if block:
                     yield self._counted(block)
                 if slow or self.stopped:
-                    waited_s = PATIENCE_S
+                    waited_s = asked.patience_s
                     break
         finally:
             body.leave_connection()

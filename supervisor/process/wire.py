@@ -87,12 +87,14 @@ class BodyEnd(_Message, frozen=True):
 class Direct(_Message, frozen=True):
     """So many bytes of the body are to be read from the client's connection, until fewer than ``least`` come at a time.
 
-    Before them come those that went through the pipe, ``after`` in all since the launch.
+    A time is until there is a batch, or ``patience_s``. Before them come those that went through the pipe, ``after`` in
+    all since the launch.
     """
 
     after: int
     count: int
     least: int
+    patience_s: float
 
 
 class Committed(_Message, frozen=True):

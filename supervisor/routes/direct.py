@@ -97,7 +97,7 @@ class Direct:
         try:
             while rest - moved >= WORTH_BYTES and not transport.is_closing():
                 wanted = min(rest - moved, _MOST_BYTES)
-                reading = attempt.read_directly(wanted, self._pace.least_rate)
+                reading = attempt.read_directly(wanted, self._pace.least_rate, self._pace.idle_s)
                 await self._pretend(unseen)  # while the child reads on
                 took = await _unless_gone(reading, transport)
                 unseen = took.count

@@ -28,7 +28,7 @@ class Pace:
     def __init__(self, idle_s: float, least: int) -> None:
         """``least`` is in bytes a second; 0: however few."""
         self.least_rate = least
-        self._idle_s = idle_s
+        self.idle_s = idle_s
         self._window_s = window_s(idle_s)
         self._worth = max(least * self._window_s, 1)
         self._came = 0.0
@@ -48,12 +48,12 @@ class Pace:
     async def wait(self, for_client: Awaitable[T]) -> T:
         """What the client is waited for. Raises TimeoutError when it is idle, and `TooSlowError`."""
         loop = asyncio.get_running_loop()
-        began, within_s = loop.time(), min(self._idle_s, self._left_s)
+        began, within_s = loop.time(), min(self.idle_s, self._left_s)
         try:
             async with asyncio.timeout(within_s):
                 return await for_client
         except TimeoutError:
-            if within_s < self._idle_s:
+            if within_s < self.idle_s:
                 raise TooSlowError from None
             raise
         finally:
