@@ -15,9 +15,9 @@ from statistics import median
 
 import psutil
 from bench_crowds import upload_beside, upload_crowd
-from bench_tools import Row, cpu_s, percentiles, private_bytes, server, watched
+from bench_tools import Row, cpu_s, percentiles, server, watched
 from bench_uploads import upload_parallel, upload_stops, upload_takeover, uploads
-from harness import Server, until
+from harness import Server, private_bytes, until
 
 
 async def start_latency() -> list[Row]:
@@ -110,7 +110,7 @@ async def memory() -> list[Row]:
             return len(running.descendants()) >= count
 
         await until(up, 60)
-        private = [private_bytes(child.pid) / 1e6 for child in running.descendants()]
+        private = [private_bytes(child) / 1e6 for child in running.descendants()]
         supervisor, span_s = psutil.Process(running.pid), 5.0
         used = cpu_s(supervisor)
         await asyncio.sleep(span_s)

@@ -71,13 +71,6 @@ def percentiles(values: list[float]) -> tuple[float, float]:
     return median(values), quantiles(values, n=100, method="inclusive")[98]
 
 
-def private_bytes(pid: int) -> int:
-    """What only this process has in memory."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    lines = (line.split() for line in text.splitlines() if line.startswith("Private_"))
-    return sum(int(line[1]) * 1024 for line in lines)
-
-
 def cpu_s(process: psutil.Process) -> float:
     """CPU time so far."""
     times = process.cpu_times()

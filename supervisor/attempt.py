@@ -22,7 +22,7 @@ from intermission.supervisor import restore
 from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
 from intermission.supervisor.process import wire
-from intermission.supervisor.process.body import BodyPipe
+from intermission.supervisor.process.body import Body
 from intermission.supervisor.process.child import LOG_NAME
 from intermission.supervisor.process.incoming import PATIENCE_S
 from intermission.supervisor.process.launcher import Child, Exit, Launcher, LaunchError
@@ -74,7 +74,7 @@ class Attempt:
         ledger: Ledger,
         *,
         syncs: Executor,
-        body: BodyPipe | None = None,
+        body: Body | None = None,
         checksum: tuple[str, bytes] | None = None,
         commit_within_s: Callable[[], float] = lambda: COMMIT_WITHIN_S,
     ) -> None:
@@ -169,11 +169,11 @@ class Attempt:
         return self._took
 
     def end_body(self, cut: Reason | None = None) -> None:
-        """All of the body is in the pipe; or, with a reason, all that will come now. Only the first of these counts."""
+        """All of the body is in the ring; or, with a reason, all that will come now. Only the first of these counts."""
         if self.body is None or self._body_end is not None or self.done.is_set():
             return
         self._disconnected = cut
-        self._body_end = wire.BodyEnd(complete=cut is None, cut=cut is Reason.DISCONNECTED)
+        self._body_end = wire.BodyEnd(self.body.written, complete=cut is None, cut=cut is Reason.DISCONNECTED)
         if self.child is not None:
             self.child.send(self._body_end)
         self.body.finish()

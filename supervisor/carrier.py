@@ -24,7 +24,7 @@ from intermission.supervisor.cleaner import Cleaner
 from intermission.supervisor.crowd import Crowd
 from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
-from intermission.supervisor.process.body import BodyPipe
+from intermission.supervisor.process.body import Body
 from intermission.supervisor.process.launcher import Child, Exit, Launcher
 from intermission.supervisor.retry import STORE_RETRY_S, policy
 from intermission.supervisor.verdict import Moment, verdict
@@ -140,7 +140,7 @@ class Carrier:
         self._crowd.enter(task.user)
         try:
             if (connected := await self._ledger.advance(change)) is not None:
-                attempt = self._carry(connected, BodyPipe(connection), checksum)
+                attempt = self._carry(connected, Body(connection), checksum)
         finally:
             if attempt is None:
                 self._crowd.leave(task.user)
@@ -264,7 +264,7 @@ class Carrier:
 
     # Carrying.
 
-    def _carry(self, task: Task, body: BodyPipe | None = None, checksum: tuple[str, bytes] | None = None) -> Attempt:
+    def _carry(self, task: Task, body: Body | None = None, checksum: tuple[str, bytes] | None = None) -> Attempt:
         handler = self._registry.handlers[task.service]
         attempt = Attempt(
             task,

@@ -321,6 +321,17 @@ def squares(steps: int) -> bytes:
     return b"".join(b"%d %d\n" % (n, n * n) for n in range(1, steps + 1))
 
 
+def private_bytes(process: psutil.Process) -> int:
+    """What only it has in memory."""
+    return sum(part.private_clean + part.private_dirty for part in process.memory_maps())
+
+
+def child_bytes(child: psutil.Process) -> int:
+    """What is in memory for one child: what only it has, and the ring of its body, which its supervisor has as well."""
+    rings = (part for part in child.memory_maps() if part.path.startswith("/memfd:body"))
+    return private_bytes(child) + sum(part.shared_clean + part.shared_dirty for part in rings)
+
+
 def send(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
     """A signal, to whoever is still there."""
     with contextlib.suppress(ProcessLookupError):

@@ -234,19 +234,17 @@ class LiveTask(Task[Any, Any]):
         while not self._pausing:
             if self.stopped:
                 raise Paused
-            if self._direct is not None and body.piped >= self._direct.after:
+            if self._direct is not None and body.copied >= self._direct.after:
                 yield from self._directly(body, self._direct)
                 continue
-            spoken, piped = body.wait_for_pipe()
-            if spoken:
-                self._hear()
-            elif piped:
-                if block := body.from_pipe():
-                    yield self._counted(block)
-                elif self._is_whole():
+            if self._body_end is not None and body.copied >= self._body_end.after:
+                if self._is_whole(self._body_end):
                     return
-                else:
-                    break
+                break
+            if body.wait_for_ring():
+                self._hear()
+            else:
+                yield self._counted(body.from_ring())
         self._save(None, None, None)
         self._stop()
 
@@ -279,13 +277,11 @@ class LiveTask(Task[Any, Any]):
             self._unverified.update(block)
         return block
 
-    def _is_whole(self) -> bool:
+    def _is_whole(self, end: wire.BodyEnd) -> bool:
         """Whether the data ends with the body that has just ended."""
-        while self._body_end is None:  # it was sent before the end of the body, so it is on its way
-            self._hear()
-        if self._unverified is not None and not self._body_end.cut:
+        if self._unverified is not None and not end.cut:
             self._verify(self._unverified)
-        return self._body_end.complete
+        return end.complete
 
     # What the runtime calls.
 

@@ -29,8 +29,8 @@ from intermission.supervisor.process.slot import boot_id
 _MOST_KILLED: Final = 1000
 """Processes that a report names; a fork bomb has more, and a packet has an end."""
 _MOST_FAILURES: Final = 20
-_MOST_ENDS: Final = 3
-"""What a child is given: its pipe, and a stream service's the pipe of the body and the client's connection."""
+_MOST_ENDS: Final = 5
+"""What a child is given: its pipe, and a stream service's the ring of the body and the client's connection."""
 
 
 @dataclass(slots=True)

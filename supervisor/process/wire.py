@@ -75,11 +75,12 @@ class PauseRequest(_Message, frozen=True):
 
 
 class BodyEnd(_Message, frozen=True):
-    """Nothing more comes through the pipe of the body: EOF alone cannot say whether that was all.
+    """Nothing more comes through the ring of the body than ``after`` bytes in all since the launch.
 
     ``complete`` is False where more of the data is to come in another request. ``cut``: this body itself broke off.
     """
 
+    after: int
     complete: bool
     cut: bool = False
 
@@ -87,7 +88,7 @@ class BodyEnd(_Message, frozen=True):
 class Direct(_Message, frozen=True):
     """So many bytes of the body are to be read from the client's connection, until fewer than ``least`` come at a time.
 
-    A time is until there is a batch, or ``patience_s``. Before them come those that went through the pipe, ``after`` in
+    A time is until there is a batch, or ``patience_s``. Before them come those that went through the ring, ``after`` in
     all since the launch.
     """
 

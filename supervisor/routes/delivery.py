@@ -243,7 +243,7 @@ async def _pump(
     open_ended: bool,
     interims: Interims | None,
 ) -> tuple[End, Problem | None]:
-    """Have the data go into the pipe; how it ended, and the fault that was in it."""
+    """Have the data go to the child; how it ended, and the fault that was in it."""
     limits = request.app[LIMITS]
     bound = limits.max_bytes if left is None else delivery.offset + left
     counted = delivery.end if left is None else delivery.offset + left
