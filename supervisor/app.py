@@ -36,7 +36,8 @@ from intermission.supervisor.routes.delivery import LIMITS
 
 _OLDEST_KERNEL: Final = (5, 4)
 _FDS_PER_CHILD: Final = 4
-_FDS_PER_UPLOAD: Final = 5  # its pipe, that of its body, the client's socket twice, and what tells that this is closed
+_FDS_PER_UPLOAD: Final = 9
+"""Its pipe, the ring of its body, both also as its child gets them, and the client's socket twice."""
 _FDS_BESIDE: Final = 256
 _DAY_S: Final = 86_400.0
 _SYNCS_AT_ONCE: Final = 8

@@ -22,6 +22,7 @@ from intermission.supervisor import inputs, restore, schedule
 from intermission.supervisor.attempt import COMMIT_WITHIN_S, Attempt, Ending
 from intermission.supervisor.cleaner import Cleaner
 from intermission.supervisor.crowd import Crowd
+from intermission.supervisor.errors import UnavailableError
 from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
 from intermission.supervisor.process.body import Body
@@ -124,7 +125,7 @@ class Carrier:
 
         ``connection``: where the child may read it itself.
 
-        Raises `CrowdedError`.
+        Raises `CrowdedError`, and `UnavailableError` where there is nothing to bring it through.
         """
         change = Change(
             task=task,
@@ -136,14 +137,20 @@ class Carrier:
             error=None,
             params=params,
         )
-        attempt = None
+        attempt = body = None
         self._crowd.enter(task.user)
         try:
+            body = Body(connection)
             if (connected := await self._ledger.advance(change)) is not None:
-                attempt = self._carry(connected, Body(connection), checksum)
+                attempt = self._carry(connected, body, checksum)
+        except OSError as error:
+            message = f"nothing more can be opened for a body now ({error.strerror}); try again in a moment"
+            raise UnavailableError(message) from error
         finally:
             if attempt is None:
                 self._crowd.leave(task.user)
+                if body is not None:
+                    body.close()
         return attempt
 
     async def open(self) -> list[str]:

@@ -443,7 +443,7 @@ class Supervisor:
                 return None
             try:
                 attempt = await self._carrier.connect(task, by, task.params)
-            except (CrowdedError, StoreError) as error:
+            except (CrowdedError, UnavailableError, StoreError) as error:
                 _log.warning("an upload that is whole could not be completed", task=task_id, error=str(error))
                 return None
             if attempt is None:

@@ -111,7 +111,7 @@ class QuotaError(SupervisorError):
 
 
 class UnavailableError(SupervisorError):
-    """The server is starting or draining."""
+    """The server is starting or draining, or has come to a limit of the system."""
 
 
 class NoSpaceError(SupervisorError):

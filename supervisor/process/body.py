@@ -6,6 +6,7 @@ What the child reads from the connection itself never comes here.
 import asyncio
 import os
 import socket
+from contextlib import ExitStack, closing
 
 from intermission.supervisor.process.ring import RING_BYTES, Ring, counted, new_counter, new_memory
 
@@ -16,14 +17,17 @@ class Body:
     def __init__(self, connection: socket.socket | None = None) -> None:
         """``connection``: the client's, which remains its owner's; it may have been closed."""
         self._loop = asyncio.get_running_loop()
-        memory, self._came, self._taken = new_memory(), new_counter(), new_counter()
-        self._ring: Ring | None = Ring(memory)
-        self.ends = [memory, os.dup(self._came), os.dup(self._taken)]
-        """The descriptors for the child: of the ring, and of the connection if it may read that."""
         self.has_connection = connection is not None and connection.fileno() >= 0
-        """Whether it may."""
-        if connection is not None and self.has_connection:
-            self.ends.append(os.dup(connection.fileno()))
+        """Whether the child may read that."""
+        with ExitStack() as ours, ExitStack() as childs:  # where there are too many, none of them stays open
+            memory = _kept(new_memory(), childs)
+            self._came, self._taken = _kept(new_counter(), ours), _kept(new_counter(), ours)
+            self.ends = [memory, _kept(os.dup(self._came), childs), _kept(os.dup(self._taken), childs)]
+            """The descriptors for the child: of the ring, and of the connection if it may read that."""
+            if connection is not None and self.has_connection:
+                self.ends.append(_kept(os.dup(connection.fileno()), childs))
+            self._ring: Ring | None = ours.enter_context(closing(Ring(memory)))
+            self._ours, self._childs = ours.pop_all(), childs.pop_all()
         self.written = 0
         """Bytes that went into the ring."""
         self._free = RING_BYTES
@@ -64,20 +68,22 @@ class Body:
 
     def passed_on(self) -> None:
         """The child has its ends. Safe to call twice."""
-        while self.ends:
-            os.close(self.ends.pop())
+        self._childs.close()
 
     def finish(self) -> None:
         """Nothing more comes. Safe to call twice, and while somebody waits in `write`."""
         if self._ring is not None:
             self._loop.remove_reader(self._taken)
-            self._ring.close()
             self._ring = None
-            os.close(self._came)
-            os.close(self._taken)
+            self._ours.close()
             self._room.set()
 
     def close(self) -> None:
         """Close what is still ours."""
         self.passed_on()
         self.finish()
+
+
+def _kept(fd: int, stack: ExitStack) -> int:
+    stack.callback(os.close, fd)
+    return fd

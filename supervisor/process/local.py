@@ -68,23 +68,25 @@ class LocalLauncher:
                 raise LaunchError("the server is stopping")
             await self._up.wait()
         near, far = Pipe()
-        sock = socket.socket(fileno=os.dup(near.fileno()))
-        near.close()
-        sock.setblocking(False)
-        self._number += 1
-        number = self._number
-        child = self._children[number] = Child(number, lambda: self._end(number))
-        try:
-            await asyncio.get_running_loop().create_unix_connection(lambda: child, sock=sock)
-            # If it died while we connected the child is over already, or will be when what is left of it is ended.
-            if number in self._children:
-                self._order(wire.Launch(number, service, folder), [far.fileno(), *body])
-        except BaseException:
-            self._children.pop(number, None)
-            raise
-        finally:
-            # Kept open here, the far end would hide the child's death from us.
-            far.close()
+        with far:  # kept open here, it would hide the child's death from us
+            with near:
+                sock = socket.socket(fileno=os.dup(near.fileno()))
+            sock.setblocking(False)
+            self._number += 1
+            number = self._number
+            child = self._children[number] = Child(number, lambda: self._end(number))
+            try:
+                transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: child, sock=sock)
+                # If it died while we connected the child is over already, or will be when what is left of it is ended.
+                if number in self._children:
+                    try:
+                        self._order(wire.Launch(number, service, folder), [far.fileno(), *body])
+                    except OSError:
+                        transport.abort()
+                        raise
+            except BaseException:
+                self._children.pop(number, None)
+                raise
         return child
 
     def _end(self, number: int) -> None:
@@ -207,9 +209,11 @@ class _ForkServerProcess:
         self._loop.add_reader(self._socket, self._on_news)
 
     def send(self, order: wire.Order, fds: Sequence[int] = ()) -> None:
-        """Queue an order; the descriptors are duplicated, so the caller may close them at once."""
-        self._outgoing.append((wire.encode(order), [os.dup(fd) for fd in fds]))
-        self._on_writable()
+        """Send an order, or queue it; the caller may close the descriptors at once. Raises OSError if it cannot be."""
+        data = wire.encode(order)
+        if self._outgoing or not self._sent(data, fds):
+            self._outgoing.append((data, _duplicates(fds)))
+            self._loop.add_writer(self._socket, self._on_writable)
 
     def hang_up(self) -> None:
         """Close the socket: the fork server ends all its children and itself. Safe to call twice."""
@@ -234,19 +238,22 @@ class _ForkServerProcess:
         self._outgoing.clear()
 
     def _on_writable(self) -> None:
-        while self._outgoing:
-            data, fds = self._outgoing[0]
-            try:
-                socket.send_fds(self._socket, [data], fds)
-            except BlockingIOError:
-                self._loop.add_writer(self._socket, self._on_writable)
-                return
-            except OSError:  # it is dying; `_on_death` follows
-                return
-            self._outgoing.popleft()
+        while self._outgoing and self._sent(*self._outgoing[0]):
+            _, fds = self._outgoing.popleft()
             for fd in fds:
                 os.close(fd)
-        self._loop.remove_writer(self._socket)
+        if not self._outgoing:
+            self._loop.remove_writer(self._socket)
+
+    def _sent(self, data: bytes, fds: Sequence[int]) -> bool:
+        """False where it has to wait."""
+        try:
+            socket.send_fds(self._socket, [data], fds)
+        except BlockingIOError:
+            return False
+        except OSError:  # it is dying; `_on_death` follows
+            pass
+        return True
 
     def _on_news(self) -> None:
         while True:
@@ -271,6 +278,19 @@ class _ForkServerProcess:
         if not self.hello.done():
             self.hello.set_result(None)
         self.died.set()
+
+
+def _duplicates(fds: Sequence[int]) -> list[int]:
+    """All of them, or none and an OSError."""
+    made: list[int] = []
+    try:
+        for fd in fds:
+            made.append(os.dup(fd))  # noqa: PERF401 -- those before one that fails must be known
+    except OSError:
+        for fd in made:
+            os.close(fd)
+        raise
+    return made
 
 
 def _exit(news: wire.Ended) -> Exit:

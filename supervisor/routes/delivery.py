@@ -275,7 +275,7 @@ async def _pump(
         end = End.SLOW if isinstance(error, TooSlowError) else End.IDLE
     except CutError:
         end = End.CUT
-    except (ConnectionError, web.RequestPayloadError):  # the client went away, or the child did
+    except (OSError, web.RequestPayloadError):  # the client went away, the child did, or nothing more can be opened
         end = End.WHOLE if taken == left and not open_ended else End.BROKEN
     except Problem as problem:
         end, fault = End.BROKEN, problem
