@@ -386,8 +386,8 @@ class Supervisor:
 
     async def open(self) -> None:
         """Carry on what an earlier generation left, then accept starts."""
-        for task_id in await self._carrier.open():
-            await self._ended(task_id, by=None)
+        left = await self._carrier.open()
+        await asyncio.gather(*(self._ended(task_id, by=None) for task_id in left))  # which commits them together
         self._retention.open()
         self._open = True
 
