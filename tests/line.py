@@ -9,7 +9,7 @@ from harness import Server
 
 PACE_S = 0.003
 """How long a block takes to the server, so that there is a middle to disturb."""
-_BLOCK_BYTES = 1 << 16
+BLOCK_BYTES = 1 << 16
 
 
 class Line:
@@ -28,7 +28,7 @@ class Line:
     async def open(self) -> AsyncIterator["Line"]:
         """For as long as the block lasts."""
         at = socket.create_server(("127.0.0.1", 0))
-        at.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BLOCK_BYTES)  # or megabytes are on the way at once
+        at.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BLOCK_BYTES)  # or megabytes are on the way at once
         listening = await asyncio.start_server(self._connected, sock=at)
         self.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
         try:
@@ -60,7 +60,7 @@ class Line:
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upwards: bool) -> None:
         with contextlib.suppress(ConnectionError):
-            while block := await reader.read(_BLOCK_BYTES):
+            while block := await reader.read(BLOCK_BYTES):
                 if block.startswith(b"HTTP/1.1 "):
                     self.statuses.append(block[9:12])
                 writer.write(block)
