@@ -157,7 +157,6 @@ class LiveTask(Task[Any, Any]):
         self._encode_result: Callable[[Any], bytes] = handler.result.encode
         self._main = threading.get_ident()
         self._files = folder / FILES_NAME
-        self._files.mkdir(exist_ok=True)
         self._lengths = dict(begin.outputs)
         self._open: dict[str, Output] = {}
         self._progress = (begin.done, begin.total, begin.unit)
@@ -170,8 +169,11 @@ class LiveTask(Task[Any, Any]):
         """Of a body that counts as a whole or not at all: nothing is saved until all of it is there and fits."""
         self._committed = begin.sequence
         self._confirms = begin.kind == "run"
-        if begin.kind == "run":
-            self._cut_outputs()
+        try:
+            self._files.mkdir()
+        except FileExistsError:
+            if begin.kind == "run":
+                self._cut_outputs()
         self._slot = SlotWriter(folder, attempt=begin.attempt, version=handler.version, base=begin.sequence)
 
     # What the handler calls.
@@ -295,7 +297,8 @@ class LiveTask(Task[Any, Any]):
             else:
                 out.flush()
                 os.fdatasync(out.fileno())
-        _sync_folder(self._files)
+        if self._open:
+            _sync_folder(self._files)
 
     def complete(self, result: object) -> wire.Completed:
         """The handler's result, once the last state and the outputs are durable. Raises `Unencodable`."""

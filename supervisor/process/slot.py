@@ -65,7 +65,7 @@ class SlotWriter:
         for index, fd in enumerate(self._files):
             if _sequence(fd) == base and kept is None and _read(fd) is not None:
                 kept = index
-            else:
+            elif os.fstat(fd).st_size:
                 os.pwrite(fd, bytes(_HEADER.size), 0)
         self._next = 1 - kept if kept is not None else 0
 
