@@ -12,13 +12,13 @@ BATCH_BYTES: Final = 1 << 20
 
 Each time it takes some, the kernel tells the client that there is room: with 256 KiB that alone cost 0.2 CPU s/GiB.
 """
-_RING_BATCH_BYTES: Final = RING_BYTES // 2
-"""How much of the ring a child takes at a time, so that there is room for more while it writes that."""
 PATIENCE_S: Final = 0.75
 """How long that may take to come at most, and so the most that a byte waits there.
 
 A client at 1 MB/s wakes its child so often. With 0.25, two hundred of them took a tenth of a core more.
 """
+_RING_BATCH_BYTES: Final = RING_BYTES // 2
+"""How much of the ring a child takes at a time, so that there is room for more while it writes that."""
 
 
 class Incoming:
