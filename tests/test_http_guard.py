@@ -14,7 +14,7 @@ import jwt
 import pytest
 import pytest_asyncio
 from api_tools import NEVER, PUBLIC, address, bare, filled, lines_of
-from harness import Answer, Json, Server, flawless, problem, until
+from harness import Answer, Json, Server, flawless, parsed, problem, until
 
 from intermission.supervisor import tokens
 from intermission.supervisor.routes import auth
@@ -49,6 +49,14 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
     """A server with a secret."""
     async with flawless(tmp_path_factory.mktemp("tokens"), INTERMISSION_JWT_SECRET=SECRET) as running:
         yield running
+
+
+async def test_who_answers(local: Server) -> None:
+    """Every answer says the product's name, and none the versions of what it is made of."""
+    for line in (*EVERYWHERE, "GET /docs", "GET /upload", "GET /openapi.json", "POST /upload/start", "NO HTTP AT ALL"):
+        heard = await local.talk(f"{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        assert parsed(heard).headers["Server"] == "intermission", line
+        assert b"aiohttp" not in heard.partition(b"\r\n\r\n")[0], line
 
 
 # Without a secret.

@@ -47,7 +47,7 @@ def make_app(supervisor: Supervisor, config: Config) -> web.Application:
     )
     app[cors.ORIGINS] = frozenset(config.cors_origins)
     app[proxies.TRUSTED] = tuple(ipaddress.ip_network(text) for text in config.trusted_proxies)
-    app.on_response_prepare.append(cors.expose)
+    app.on_response_prepare.extend((cors.expose, connection.sign))
     for room in ROOMS:
         room.add(app)
     public = None if secret is None else auth.PUBLIC

@@ -56,8 +56,18 @@ class Http(web.RequestHandler):
             detail = f"this is no request of HTTP: {(message or '').partition(chr(10))[0].rstrip(':').lower()}"
             problem = Problem(400, "malformed-request", detail)
         response = problem.response()
+        _sign(response)
         response.force_close()
         return response
+
+
+async def sign(_: web.Request, response: web.StreamResponse) -> None:
+    """Say who answers, but not what it is made of: whose versions these are is nobody's business."""
+    _sign(response)
+
+
+def _sign(response: web.StreamResponse) -> None:
+    response.headers["Server"] = "intermission"
 
 
 class Connection(asyncio.Protocol):
