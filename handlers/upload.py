@@ -142,6 +142,8 @@ def _copy(source: int, begin: int, target: int, at: int, size: int) -> int:
     """Copy inside the kernel, where it can, without a second copy of the blocks; how many bytes that were."""
     try:
         return os.copy_file_range(source, target, size, begin, at)
+    except AttributeError:  # a Python that was built with an older C library than the one that is here
+        pass
     except OSError as error:
         if error.errno not in _CANNOT:
             raise

@@ -26,7 +26,7 @@ from intermission.supervisor.config import Config
 from intermission.supervisor.core import Supervisor
 from intermission.supervisor.crowd import Crowd
 from intermission.supervisor.places import Places
-from intermission.supervisor.process import wire
+from intermission.supervisor.process import ring, wire
 from intermission.supervisor.process.generation import Generation, OccupiedError
 from intermission.supervisor.process.launcher import LaunchError
 from intermission.supervisor.process.local import LocalLauncher
@@ -221,6 +221,10 @@ def _check_platform() -> None:
     if version < _OLDEST_KERNEL:
         message = f"Intermission needs Linux 5.4 or later; this kernel is {release}"
         raise StartError(message)
+    if not hasattr(os, "pidfd_open"):
+        raise StartError("this Python was built without os.pidfd_open (on an older Linux than this): use another build")
+    if not ring.works():
+        raise StartError("Intermission needs the C library's memfd_create: glibc 2.27 or later, or musl")
     if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
         message = (
             "this kernel does not list children in /proc (CONFIG_PROC_CHILDREN): trees cannot be ended for certain"

@@ -6,6 +6,7 @@ supervisor copies once, to memory that the child has too and writes from.
 A counter (`eventfd`) holds how many bytes were added since it was last read, and wakes who waits for it.
 """
 
+import ctypes
 import fcntl
 import mmap
 import os
@@ -15,14 +16,28 @@ from typing import Final
 RING_BYTES: Final = 1 << 20
 """What is in it when a child stops has never been acknowledged."""
 _START: Final = struct.Struct("<Q")
-_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_create: Final = getattr(ctypes.CDLL(None, use_errno=True), "memfd_create", None)
+"""Of the C library that is here. `os` has it only where Python was built with one that had it, and the builds that are
+to run everywhere were not, for years."""
+_CLOEXEC: Final = 1
+_ALLOW_SEALING: Final = 2
+_ADD_SEALS: Final = 1033
+_SEALS: Final = 1 | 2 | 4
+"""Not to be shorter, nor longer, nor to have other seals. Linux's numbers, which such a Python does not know either."""
+
+
+def works() -> bool:
+    """Whether there can be such memory."""
+    return _create is not None
 
 
 def new_memory() -> int:
     """A descriptor of it. Its size is sealed: where a child had cut it, the supervisor's next byte would be SIGBUS."""
-    fd = os.memfd_create("body", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd: int = -1 if _create is None else _create(b"body", _CLOEXEC | _ALLOW_SEALING)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     os.ftruncate(fd, RING_BYTES + _START.size)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    fcntl.fcntl(fd, _ADD_SEALS, _SEALS)
     return fd
 
 
