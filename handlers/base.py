@@ -66,8 +66,10 @@ class Output(io.TextIOWrapper):
     ``write`` takes text (UTF-8, newlines as they are), ``write_bytes`` anything.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, neighbours: Path) -> None:
+        """``neighbours``: a folder on the same disk, one for all tasks."""
         self.path = path
+        self._neighbours = neighbours
         self._file = io.FileIO(path, "ab")
         self._binary = io.BufferedWriter(self._file, 1 << 16)
         self._behind = disk.WriteBehind(self._file.fileno())
@@ -80,7 +82,7 @@ class Output(io.TextIOWrapper):
 
     def reserve(self, size_bytes: int) -> None:
         """Have room kept for so many bytes in all: a full disk is met now, as an OSError, and not in the middle."""
-        disk.reserve(self._file.fileno(), size_bytes)
+        disk.reserve(self._file.fileno(), size_bytes, self._neighbours)
 
     def length(self) -> int:
         """Bytes in the file, once everything written so far has been handed to the kernel."""

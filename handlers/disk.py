@@ -2,10 +2,16 @@
 
 import ctypes
 import errno
+import fcntl
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
+_BLOCK_BYTES: Final = 512
+"""What `st_blocks` counts, whatever the blocks of the file system are."""
+_LEFT_BYTES: Final = 1 << 20
+"""For checkpoints: with the last byte taken, the upload would stop at its first one, and so would all others."""
 _WINDOW_BYTES: Final = 8 << 20
 _KEEP_SIZE: Final = 1
 _START: Final = 2
@@ -26,15 +32,26 @@ _fallocate: Final = _of_libc("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_i
 _sync_file_range: Final = _of_libc("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
-def reserve(fd: int, size: int) -> None:
+def reserve(fd: int, size: int, folder: Path) -> None:
     """Have the disk keep room for so many bytes of a file, whose length stays as it is.
 
-    Raises OSError where there is none. A file system that cannot do it is written to as the bytes come.
+    ``folder``: the same one for all who reserve on this disk. Raises OSError where there is no room. A file system that
+    cannot keep any is written to as the bytes come.
     """
-    error = _fallocate(fd, _KEEP_SIZE, 0, size)
-    if error in _NO_ROOM:
-        os.ftruncate(fd, os.fstat(fd).st_size)  # some file systems keep as much of it as there was
-        raise OSError(error, os.strerror(error))
+    turn = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # Each in its turn: of three that did it at once each took a third of what one would have fitted into, and none
+        # got it. Nor is what does not fit tried: until it fails it takes what the others' checkpoints need.
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        file, disk = os.fstat(fd), os.fstatvfs(fd)
+        error = errno.ENOSPC
+        if size - file.st_blocks * _BLOCK_BYTES <= max(disk.f_bavail * disk.f_frsize - _LEFT_BYTES, 0):
+            error = _fallocate(fd, _KEEP_SIZE, 0, size)
+        if error in _NO_ROOM:
+            os.ftruncate(fd, file.st_size)  # some file systems keep as much of it as there was
+            raise OSError(error, os.strerror(error))
+    finally:
+        os.close(turn)
 
 
 class WriteBehind:

@@ -156,7 +156,8 @@ class Received:
 @handler("pass", stream=True)
 def passing(task: Task[BodyInfo, Received]) -> Nothing:
     """Put the bytes where a server without tasks puts them: into a file that nobody syncs."""
-    out, state = Output(task.output("content").path.with_name(UNSYNCED)), task.state
+    path, state = task.output("content").path, task.state
+    out = Output(path.with_name(UNSYNCED), path.parent)
     out.reserve(task.params.size_bytes or 0)
     for block in task.blocks:
         out.write_bytes(block)

@@ -61,7 +61,7 @@ class FakeTask(Task[Any, Any]):
         if self.stopped:
             raise Paused
         if name not in self._open or self._open[name].closed:
-            self._open[name] = Output(output_path(self.folder, name))
+            self._open[name] = Output(output_path(self.folder, name), self.folder)
         return self._open[name]
 
     def sleep(self, seconds: float) -> None:  # noqa: ARG002 -- nobody waits in a test

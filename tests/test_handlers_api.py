@@ -453,14 +453,14 @@ def test_nan_survives_an_upgrade() -> None:
 def test_an_output_appends_text_and_bytes_as_they_are(tmp_path: Path) -> None:
     """In the order of writing; its length counts what was written, also when it is closed; a reopened one goes on."""
     path = tmp_path / "out"
-    with Output(path) as out:
+    with Output(path, tmp_path) as out:
         out.write("é\r\n")
         out.write_bytes(b"\xff")
         out.write("\n")
         assert out.length() == 6
         assert path.read_bytes() == b"\xc3\xa9\r\n\xff\n"
     assert out.length() == 6
-    with Output(path) as out:
+    with Output(path, tmp_path) as out:
         out.write("x")
         assert out.length() == 7
 

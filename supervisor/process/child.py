@@ -156,6 +156,7 @@ class LiveTask(Task[Any, Any]):
         self._encode: Callable[[Any], bytes] = handler.state.encode
         self._encode_result: Callable[[Any], bytes] = handler.result.encode
         self._main = threading.get_ident()
+        self._folder = folder
         self._files = folder / FILES_NAME
         self._lengths = dict(begin.outputs)
         self._open: dict[str, Output] = {}
@@ -210,7 +211,7 @@ class LiveTask(Task[Any, Any]):
         if self.stopped:
             raise Paused
         if name not in self._open or self._open[name].closed:
-            self._open[name] = Output(output_path(self._files, name))
+            self._open[name] = Output(output_path(self._files, name), self._folder.parent)
         return self._open[name]
 
     def sleep(self, seconds: float) -> None:

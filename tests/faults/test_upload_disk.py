@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import errno
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from fault_tools import TOYS, faulty
-from harness import Answer, problem, serving
+from harness import HERE, Answer, problem, serving
 from slow_disk import SYNC_S
 from small_disk import cramped, small_disk
 from upload_tools import MIB, begin, chunk, data, flowing, newest, resume, sha256
@@ -158,12 +160,39 @@ def test_reserving(tmp_path: Path) -> None:
         path = disk.root / "file"
         with path.open("ab", buffering=0) as file:
             file.write(b"some")
-            calls.reserve(file.fileno(), 4 * MIB)
+            calls.reserve(file.fileno(), 4 * MIB, disk.root)
             assert (path.stat().st_size, path.stat().st_blocks * 512) == (4, 4 * MIB)
-            with pytest.raises(OSError, match="No space") as caught:
-                calls.reserve(file.fileno(), 16 * MIB)
-            assert caught.value.errno == errno.ENOSPC
+            for size in (16 * MIB, 8 * MIB - 4096):  # the second would leave nothing for its checkpoints
+                with pytest.raises(OSError, match="No space") as caught:
+                    calls.reserve(file.fileno(), size, disk.root)
+                assert caught.value.errno == errno.ENOSPC
+            calls.reserve(file.fileno(), 7 * MIB, disk.root)  # what it has counts
         assert path.read_bytes() == b"some"
+
+
+def test_reserving_at_once(tmp_path: Path) -> None:
+    """As many have it as there is room for: they do not take it from each other until none has."""
+    with small_disk(tmp_path, "size=64m") as disk, contextlib.ExitStack() as running:
+        paths = [disk.root / f"file{number}" for number in range(6)]
+        processes = [
+            running.enter_context(
+                subprocess.Popen(
+                    [sys.executable, HERE / "reserving.py", path, str(30 * MIB)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    bufsize=0,
+                )
+            )
+            for path in paths
+        ]
+        for _ in range(20):
+            for process in processes:
+                assert process.stdin is not None
+                process.stdin.write(b"\n")
+            said = [process.stdout.readline() for process in processes if process.stdout is not None]
+            assert sorted(said) == [b"No space left on device\n"] * 4 + [b"kept\n"] * 2
+            for path in paths:
+                path.unlink()
 
 
 def test_writing_behind(tmp_path: Path) -> None:
