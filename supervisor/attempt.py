@@ -23,7 +23,6 @@ from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
 from intermission.supervisor.process import wire
 from intermission.supervisor.process.body import Body
-from intermission.supervisor.process.child import LOG_NAME
 from intermission.supervisor.process.incoming import PATIENCE_S
 from intermission.supervisor.process.launcher import Child, Exit, Launcher, LaunchError
 from intermission.supervisor.process.slot import newest_sequence
@@ -32,7 +31,7 @@ from intermission.supervisor.usage import usage
 COMMIT_WITHIN_S: Final = 0.25
 """The most that a power cut may take: how long a checkpoint may wait for the store."""
 _TOGETHER_S: Final = 0.1
-"""What is due within so long goes into one commit of the store, which costs a sync, whoever's it is."""
+"""What is due within so long is done at once: one commit of the store, which costs a sync, and one turn of the loop."""
 CLEAN_WALL_S: Final = 60.0
 _SAMPLE_S: Final = 1.0
 _LEAST_BYTES: Final = 4 << 10
@@ -98,6 +97,7 @@ class Attempt:
         self._checksum = checksum
         self._kind = kind
         self._folder = places.folder(task.id)
+        self._log_path = str(places.log(task.id))  # to make it anew for each look cost more than the look
         self._ledger = ledger
         self._store = ledger.store
         self._syncs = syncs
@@ -225,7 +225,7 @@ class Attempt:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with contextlib.suppress(FileNotFoundError):
             # One that an earlier attempt has filled would end this one, a `clean` too, before it has said a word.
-            size = os.stat(self._folder / LOG_NAME).st_size
+            size = os.stat(self._log_path).st_size
             self._log_limit = max(_LOG_LIMIT_BYTES, size + _LOG_MORE_BYTES)
         if self.body is not None:  # exactly where the client was told to go on, though a slot might say more
             return restore.fitting(self._folder, [self._row] if self._row else [])
@@ -295,7 +295,7 @@ class Attempt:
             self._arm("wall", wall_s, lambda: self._break(Reason.LIMIT_WALL))
         if self.handler.stall_after_s is not None and self._kind is Kind.RUN:
             self._arm("stall", self.handler.stall_after_s, lambda: self._look_for_stall(sequence))
-        self._arm("sample", _SAMPLE_S, self._sample)
+        self._arm_together("sample", _SAMPLE_S, self._sample)
 
     # Hearing.
 
@@ -333,10 +333,7 @@ class Attempt:
             self._flush_in_time()
 
     def _flush_in_time(self) -> None:
-        """At the last of the common moments at which it is not too late."""
-        now = self._loop.time()
-        latest = now + self._commit_within_s()
-        self._arm("flush", latest - latest % _TOGETHER_S - now, self._flush)
+        self._arm_together("flush", self._commit_within_s(), self._flush)
 
     def _flush(self) -> None:
         self._timers.pop("flush", None)
@@ -383,6 +380,12 @@ class Attempt:
             timer.cancel()
         self._timers[name] = self._loop.call_later(delay_s, then)
 
+    def _arm_together(self, name: str, within_s: float, then: Callable[[], None]) -> None:
+        """At the last of the common moments at which it is not too late."""
+        now = self._loop.time()
+        latest = now + within_s
+        self._arm(name, latest - latest % _TOGETHER_S - now, then)
+
     def _force(self) -> None:
         """The grace is over."""
         self._forced = True
@@ -410,7 +413,7 @@ class Attempt:
     def _sample(self) -> None:
         """What nobody announces has to be looked at: the size of the log, and memory and CPU where they are limited."""
         with contextlib.suppress(OSError):
-            if os.stat(self._folder / LOG_NAME).st_size > self._log_limit:
+            if os.stat(self._log_path).st_size > self._log_limit:
                 self._break(Reason.LIMIT_LOG)
         limits = self.handler.limits
         if limits.memory_bytes is not None or limits.cpu_s is not None:
@@ -419,7 +422,7 @@ class Attempt:
                 self._break(Reason.LIMIT_MEMORY)
             if used is not None and limits.cpu_s is not None and used.cpu_s > limits.cpu_s:
                 self._break(Reason.LIMIT_CPU)
-        self._arm("sample", _SAMPLE_S, self._sample)
+        self._arm_together("sample", _SAMPLE_S, self._sample)
 
     # The end.
 
