@@ -238,7 +238,7 @@ class Attempt:
         if self._unwanted():
             raise LaunchError(message)
         body = () if self.body is None else self.body.ends
-        self._launching = asyncio.ensure_future(launcher.launch(self.handler.service, str(self._folder), body))
+        self._launching = asyncio.ensure_future(launcher.launch(self.handler.service, body))
         try:
             child = await self._launching
         except asyncio.CancelledError:

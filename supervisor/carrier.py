@@ -15,7 +15,7 @@ import structlog
 
 from intermission.handlers.base import Retry
 from intermission.handlers.registry import Registry
-from intermission.state.models import Change, ErrorInfo, Kind, Query, Task
+from intermission.state.models import Change, ErrorInfo, Kind, Query, Task, Tombstone
 from intermission.state.status import Event, Reason, Status
 from intermission.state.store import StoreError
 from intermission.supervisor import inputs, restore, schedule
@@ -202,7 +202,7 @@ class Carrier:
             # The next attempt meets the same fault, and parks the task with the reason.
             _log.warning("a checkpoint could not be read", task=task.id, error=str(error))
             checkpoint = task.checkpoint
-        await self._settle(task.id, Ending(exit=Exit(lost="the server was lost"), checkpoint=checkpoint))
+        await self._settle(task, Ending(exit=Exit(lost="the server was lost"), checkpoint=checkpoint))
 
     async def _refuse_without_handler(self) -> None:
         """Fail the pending tasks of services that are not there, so that their owners learn of it."""
@@ -298,7 +298,7 @@ class Carrier:
     async def _run(self, attempt: Attempt) -> None:
         task_id = attempt.task.id
         try:
-            attempt.outcome = await self._settle(task_id, await self._ending(attempt))
+            attempt.outcome = await self._settle(attempt.task, await self._ending(attempt))
         except Exception:  # noqa: BLE001 -- see below
             # No fault in one attempt may take the others down; the row says running, and the next start carries on.
             _log.exception("an attempt could not be carried to its end", task=task_id)
@@ -315,40 +315,34 @@ class Carrier:
 
     async def _ending(self, attempt: Attempt) -> Ending:
         try:
-            # Whoever paused or terminated it between the claim's commit and now found no attempt to tell.
-            now = await self._store.get(attempt.task.id)
-            if not isinstance(now, Task) or now.status is not Status.RUNNING or self._draining:
-                return Ending(exit=Exit(), stopped=True)
             given = await inputs.of(attempt.task, attempt.handler, self._store, self._places)
         except StoreError as error:
             return Ending(exit=Exit(lost=f"it was not launched: {error}"))
         return await attempt.run(self._launcher, given)
 
-    async def _settle(self, task_id: str, ending: Ending) -> Task | None:
-        """Commit what follows from an ending, reading again for as long as somebody else is first; the task then.
+    async def _settle(self, task: Task, ending: Ending) -> Task | None:
+        """Commit what follows from an ending, reading the task anew for as long as somebody else is first; it then.
 
         None: the cleaner has it now, or the next start will settle it.
         """
-        while True:
+        known: Task | Tombstone | None = task
+        while isinstance(known, Task):
             try:
-                task = await self._store.get(task_id)
-                if not isinstance(task, Task):
-                    return None
                 moment = Moment(time.time(), self._draining, random.uniform)
-                handler = self._registry.handlers.get(task.service)
-                retry = policy(handler.retry if handler else Retry(), task.retry)
-                change = verdict(task, ending, retry, moment)
-                if task.status is Status.TERMINATING:
-                    self._cleaner.finish(task, ending.exit.killed, change.end)
+                handler = self._registry.handlers.get(known.service)
+                retry = policy(handler.retry if handler else Retry(), known.retry)
+                change = verdict(known, ending, retry, moment)
+                if known.status is Status.TERMINATING:
+                    self._cleaner.finish(known, ending.exit.killed, change.end)
                     return None
-                settled = await self._ledger.advance(change)
+                if (settled := await self._ledger.advance(change)) is not None:
+                    if change.due_at is not None:
+                        self._due_changed.set()
+                    return settled
+                known = await self._store.get(task.id)
             except StoreError as error:
-                _log.error("an ending could not be committed", task=task_id, error=str(error), again=not self._draining)
+                _log.error("an ending could not be committed", task=task.id, error=str(error), again=not self._draining)
                 if self._draining:
                     return None
                 await asyncio.sleep(STORE_RETRY_S)
-                continue
-            if settled is not None:
-                if change.due_at is not None:
-                    self._due_changed.set()
-                return settled
+        return None

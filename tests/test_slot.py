@@ -100,5 +100,8 @@ def test_another_boot_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_files_are_for_the_owner_alone(tmp_path: Path) -> None:
     """A state may hold what is nobody else's business."""
-    writer(tmp_path)
+    to = writer(tmp_path)
+    assert os.listdir(tmp_path) == []  # before there is anything to keep
+    for n in range(2):
+        save(to, f"{n}")
     assert all(os.stat(tmp_path / name).st_mode & 0o077 == 0 for name in NAMES)

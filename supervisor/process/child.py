@@ -11,8 +11,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, NoReturn, assert_never
@@ -32,7 +32,7 @@ TEMPORARY_NAME: Final = "tmp"
 _MAX_BEGIN_BYTES: Final = 1 << 24
 
 
-def main(handler: AnyHandler, folder: Path, pipe: Connection, *body: int) -> NoReturn:
+def main(handler: AnyHandler, pipe: Connection, *body: int) -> NoReturn:
     """Run one attempt and leave; ``body`` are the descriptors that a stream service's body comes through.
 
     Never returns: what belongs to the fork server must not run twice.
@@ -42,7 +42,7 @@ def main(handler: AnyHandler, folder: Path, pipe: Connection, *body: int) -> NoR
         begin = wire.decode_request(pipe.recv_bytes(_MAX_BEGIN_BYTES))
         if not isinstance(begin, wire.Begin):
             raise TypeError(begin)  # noqa: TRY301 -- the border check of our own protocol
-        report = _attempt(handler, folder, begin, pipe, Incoming(pipe.fileno(), *body) if body else None)
+        report = _attempt(handler, begin, pipe, Incoming(pipe.fileno(), *body) if body else None)
         _flush()
         if report is not None:
             pipe.send_bytes(wire.encode(report))
@@ -56,15 +56,15 @@ def main(handler: AnyHandler, folder: Path, pipe: Connection, *body: int) -> NoR
         os._exit(code)
 
 
-def _redirect(folder: Path) -> None:
-    """Point the standard streams at the task's log, by descriptor, so that C code and subprocesses print there too."""
-    log = os.open(folder / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    os.dup2(null, 0)
+def _redirect(folder: str) -> None:
+    """Point what is printed at the task's log, by descriptor, so that C code and subprocesses print there too.
+
+    Standard input is the fork server's, which has none.
+    """
+    log = os.open(f"{folder}/{LOG_NAME}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
-    os.close(null)
     temporary = f"{folder}/{TEMPORARY_NAME}"
     with contextlib.suppress(FileExistsError):
         os.mkdir(temporary)
@@ -77,12 +77,10 @@ def _flush() -> None:
             stream.flush()
 
 
-def _attempt(
-    handler: AnyHandler, folder: Path, begin: wire.Begin, pipe: Connection, body: Incoming | None
-) -> wire.Report | None:
+def _attempt(handler: AnyHandler, begin: wire.Begin, pipe: Connection, body: Incoming | None) -> wire.Report | None:
     """Run the handler; what to report as its end, or None if it has paused, which is reported already."""
     try:
-        _redirect(folder)
+        _redirect(begin.folder)
         task = LiveTask(handler, begin, pipe, body)
     except (Invalid, LookupError) as error:
         message = _sendable(str(error))[: wire.MAX_TEXT]
@@ -141,12 +139,10 @@ class LiveTask(Task[Any, Any]):
     """The task as its handler sees it: state in memory, slots and outputs on disk, the supervisor at the pipe."""
 
     def __init__(self, handler: AnyHandler, begin: wire.Begin, pipe: Connection, body: Incoming | None = None) -> None:
-        folder = Path(begin.folder)
         self.id = begin.task_id
         self.user = begin.user
         self.attempt = begin.attempt
         self.resumed = begin.state is not None
-        self.inputs = _inputs(begin)
         self.params = handler.params.load(begin.params)
         self.state = handler.state.type() if begin.state is None else handler.restore(begin.state, begin.version)
         self._service = handler.service
@@ -156,8 +152,9 @@ class LiveTask(Task[Any, Any]):
         self._encode: Callable[[Any], bytes] = handler.state.encode
         self._encode_result: Callable[[Any], bytes] = handler.result.encode
         self._main = threading.get_ident()
-        self._folder = folder
-        self._files = folder / FILES_NAME
+        self._folder = begin.folder
+        self._find_inputs = partial(_inputs, begin.sources, begin.directory, begin.uploads)
+        self._files = f"{begin.folder}/{FILES_NAME}"
         self._lengths = dict(begin.outputs)
         self._open: dict[str, Output] = {}
         self._progress = (begin.done, begin.total, begin.unit)
@@ -170,14 +167,16 @@ class LiveTask(Task[Any, Any]):
         """Of a body that counts as a whole or not at all: nothing is saved until all of it is there and fits."""
         self._committed = begin.sequence
         self._confirms = begin.kind == "run"
-        try:
-            self._files.mkdir()
-        except FileExistsError:
-            if begin.kind == "run":
-                self._cut_outputs()
-        self._slot = SlotWriter(folder, attempt=begin.attempt, version=handler.version, base=begin.sequence)
+        if begin.kind == "run":
+            self._cut_outputs()
+        self._slot = SlotWriter(begin.folder, attempt=begin.attempt, version=handler.version, base=begin.sequence)
 
     # What the handler calls.
+
+    @cached_property
+    def inputs(self) -> Inputs:  # type: ignore[override]  # made when asked for, as most never do
+        """See `Task.inputs`."""
+        return self._find_inputs()
 
     @cached_property
     def log(self) -> logging.Logger:  # type: ignore[override]  # made when asked for: it costs 300 KB of private memory
@@ -211,7 +210,10 @@ class LiveTask(Task[Any, Any]):
         if self.stopped:
             raise Paused
         if name not in self._open or self._open[name].closed:
-            self._open[name] = Output(output_path(self._files, name), self._folder.parent)
+            folder = Path(self._folder)
+            path = output_path(folder / FILES_NAME, name)
+            path.parent.mkdir(exist_ok=True)
+            self._open[name] = Output(path, folder.parent)
         return self._open[name]
 
     def sleep(self, seconds: float) -> None:
@@ -292,7 +294,7 @@ class LiveTask(Task[Any, Any]):
         """Make every output durable, whole as it is now."""
         for name, out in self._open.items():
             if out.closed:
-                fd = os.open(self._files / name, os.O_RDONLY | os.O_CLOEXEC)
+                fd = os.open(f"{self._files}/{name}", os.O_RDONLY | os.O_CLOEXEC)
                 os.fdatasync(fd)
                 os.close(fd)
             else:
@@ -403,7 +405,7 @@ class LiveTask(Task[Any, Any]):
         for name, out in self._open.items():
             if not out.closed:
                 out.flush()
-            os.truncate(self._files / name, self._lengths.get(name, 0))
+            os.truncate(f"{self._files}/{name}", self._lengths.get(name, 0))
 
     def _stop(self) -> NoReturn:
         if self._unverified is not None:
@@ -415,19 +417,18 @@ class LiveTask(Task[Any, Any]):
 
     def _cut_outputs(self) -> None:
         """Cut every output back to its length at the checkpoint; one that the checkpoint does not know is removed."""
-        for path in self._files.iterdir():
-            length = self._lengths.get(path.name)
-            if length is None:
-                path.unlink()
-            elif path.stat().st_size > length:
-                os.truncate(path, length)
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._files) as outputs:
+            for output in outputs:
+                length = self._lengths.get(output.name)
+                if length is None:
+                    os.unlink(output)
+                elif output.stat().st_size > length:
+                    os.truncate(output, length)
 
 
-def _inputs(begin: wire.Begin) -> Inputs:
-    uploads = (
-        Upload(u.id, Path(u.path), u.filename, u.media_type, u.size_bytes, u.sha256, u.crc32c) for u in begin.uploads
-    )
-    return Inputs(Path(begin.sources), Path(begin.directory), {upload.id: upload for upload in uploads})
+def _inputs(sources: str, directory: str, files: Sequence[wire.UploadFile]) -> Inputs:
+    uploads = (Upload(u.id, Path(u.path), u.filename, u.media_type, u.size_bytes, u.sha256, u.crc32c) for u in files)
+    return Inputs(Path(sources), Path(directory), {upload.id: upload for upload in uploads})
 
 
 _DIRTY: Final = wire.encode(wire.Dirty())
@@ -455,7 +456,7 @@ def _logger(service: str) -> logging.Logger:
     return logger
 
 
-def _sync_folder(folder: Path) -> None:
+def _sync_folder(folder: str) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

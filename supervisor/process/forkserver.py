@@ -19,7 +19,6 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Final, NoReturn, assert_never
 
 from intermission.handlers.registry import BUILT_IN, Registry, load
@@ -152,7 +151,7 @@ class ForkServer:
                 )  # it arrived without that; programs that a handler starts must not hold it
                 first = fd + 1
             os.closerange(first, os.sysconf("SC_OPEN_MAX"))
-            child.main(handler, Path(order.folder), Connection(pipes[0]), *pipes[1:])
+            child.main(handler, Connection(pipes[0]), *pipes[1:])
         finally:
             os._exit(70)
 

@@ -43,8 +43,8 @@ class Launcher(Protocol):
     async def open(self) -> wire.Hello:
         """Be ready to launch; what became of the handler modules. Raises `LaunchError`."""
 
-    async def launch(self, service: str, folder: str, body: Sequence[int] = ()) -> "Child":
-        """A new child for a service, its log and files in ``folder``. Waits while the launcher recovers.
+    async def launch(self, service: str, body: Sequence[int] = ()) -> "Child":
+        """A new child for a service, which waits to be told what to do. Waits itself while the launcher recovers.
 
         ``body`` are the descriptors that it reads its body from; the caller keeps its own, and closes them.
 

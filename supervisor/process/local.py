@@ -61,7 +61,7 @@ class LocalLauncher:
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
         return await self._start()
 
-    async def launch(self, service: str, folder: str, body: Sequence[int] = ()) -> Child:
+    async def launch(self, service: str, body: Sequence[int] = ()) -> Child:
         """See `Launcher.launch`."""
         while self._server is None:
             if self._closing:
@@ -80,7 +80,7 @@ class LocalLauncher:
                 # If it died while we connected the child is over already, or will be when what is left of it is ended.
                 if number in self._children:
                     try:
-                        self._order(wire.Launch(number, service, folder), [far.fileno(), *body])
+                        self._order(wire.Launch(number, service), [far.fileno(), *body])
                     except OSError:
                         transport.abort()
                         raise

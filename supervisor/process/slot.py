@@ -50,8 +50,8 @@ def boot_id() -> str:
 class SlotWriter:
     """The child's end: knows which file is the older one."""
 
-    def __init__(self, folder: Path, *, attempt: int, version: int, base: int) -> None:
-        """Open the files, keeping only the checkpoint of sequence ``base``, from which the attempt goes on.
+    def __init__(self, folder: str, *, attempt: int, version: int, base: int) -> None:
+        """Open what earlier attempts left, keeping only the checkpoint ``base``, from which this one goes on.
 
         A whole but unfit slot with a greater sequence (its outputs are shorter than it says) would otherwise win the
         next recovery over what this attempt is going to save.
@@ -60,9 +60,12 @@ class SlotWriter:
         self._attempt = attempt
         self._version = version
         self._boot = boot_id()
-        self._files = [os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for name in NAMES]
+        self._paths = [f"{folder}/{name}" for name in NAMES]
+        self._files = [_opened(path) for path in self._paths]
         kept = None
         for index, fd in enumerate(self._files):
+            if fd is None:
+                continue
             if _sequence(fd) == base and kept is None and _read(fd) is not None:
                 kept = index
             elif os.fstat(fd).st_size:
@@ -81,9 +84,14 @@ class SlotWriter:
             message = f"the checkpoint has {len(payload)} bytes; at most {_MOST} can be saved: name fewer outputs"
             raise ValueError(message)
         data = _HEADER.pack(_MAGIC, zlib.crc32(payload), len(payload), sequence) + payload
-        written = os.pwrite(self._files[self._next], data, 0)
+        fd = self._files[self._next]
+        if fd is None:  # a short task needs but one of them, and each file costs its making and its removal
+            fd = self._files[self._next] = os.open(
+                self._paths[self._next], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+        written = os.pwrite(fd, data, 0)
         while written < len(data):  # a nearly full disk or a signal: the rest, or the error that says why
-            written += os.pwrite(self._files[self._next], data[written:], written)
+            written += os.pwrite(fd, data[written:], written)
         self.sequence = sequence
         self._next = 1 - self._next
 
@@ -118,6 +126,13 @@ def newest_sequence(folder: Path) -> int:
         finally:
             os.close(fd)
     return newest
+
+
+def _opened(path: str) -> int | None:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
 
 
 def _sequence(fd: int) -> int:

@@ -178,7 +178,6 @@ class Launch(_Message, frozen=True):
 
     child: int
     service: str
-    folder: str
 
 
 class End(_Message, frozen=True):
