@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from typing import Final, NoReturn, assert_never
 
 from intermission.handlers.registry import BUILT_IN, Registry, load
-from intermission.supervisor.process import child, tree, wire
+from intermission.supervisor.process import child, pages, tree, wire
 from intermission.supervisor.process.slot import boot_id
 
 _MOST_KILLED: Final = 1000
@@ -113,6 +113,7 @@ class ForkServer:
         # What the imports made lives for good: out of the collector's sight it stays shared with every child.
         gc.collect()
         gc.freeze()
+        pages.collapse()
         self._tell(wire.Hello(self._registry.modules, failures, threading.active_count()))
 
     def _launch(self, order: wire.Launch, pipes: list[int]) -> None:
