@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -70,7 +69,7 @@ def _prctl(option: int, value: int) -> None:
 def look(pid: int) -> Process | None:
     """The process of this pid now, or None."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        stat = _read(f"/proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The name stands in parentheses and may hold anything, parentheses too: cut at the last one.
@@ -86,6 +85,12 @@ def look(pid: int) -> Process | None:
     )
 
 
+def _read(path: str) -> bytes:
+    """Without paths and buffers: whoever looks at each process it makes pays for each page of code that is in use."""
+    with open(path, "rb", buffering=0) as file:
+        return file.readall()
+
+
 def is_same(pid: int, ticks: int) -> bool:
     """Whether this very process still runs (a zombie does not)."""
     process = look(pid)
@@ -98,7 +103,7 @@ def children(pid: int) -> list[int]:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for thread in os.listdir(f"/proc/{pid}/task"):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_bytes().split())
+                found += map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
     return found
 
 
@@ -167,6 +172,6 @@ def with_environment(entry: bytes) -> list[Process]:
         if not name.isdigit() or int(name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            if entry in Path(f"/proc/{name}/environ").read_bytes().split(b"\0") and (process := look(int(name))):
+            if entry in _read(f"/proc/{name}/environ").split(b"\0") and (process := look(int(name))):
                 found.append(process)
     return found
