@@ -1,7 +1,9 @@
 """Our end of a child's pipe, where what arrives arrives in an order that no real child can be made to keep."""
 
 import asyncio
+import os
 import socket
+from multiprocessing import Pipe
 
 import pytest
 
@@ -11,13 +13,11 @@ from intermission.supervisor.process.launcher import Child, Exit
 GARBAGE = wire.frame(b"garbage!")
 
 
-async def connected() -> tuple[Child, socket.socket, asyncio.Event]:
+def connected() -> tuple[Child, socket.socket, asyncio.Event]:
     """A child's end here, the far end of its pipe, and whether its tree was to be ended."""
-    near, far = socket.socketpair()
+    near, far = Pipe()
     ended = asyncio.Event()
-    child = Child(7, ended.set)
-    await asyncio.get_running_loop().create_unix_connection(lambda: child, sock=near)
-    return child, far, ended
+    return Child(7, near, ended.set), socket.socket(fileno=os.dup(far.fileno())), ended
 
 
 async def heard(child: Child) -> list[wire.Report]:
@@ -29,7 +29,7 @@ async def heard(child: Child) -> list[wire.Report]:
 @pytest.mark.parametrize("death_first", [True, False])
 async def test_garbage_around_a_death(*, death_first: bool) -> None:
     """Whichever is heard first, what was said in order is heard, the fault is told, and nobody waits for more."""
-    child, far, ended = await connected()
+    child, far, ended = connected()
     with far:
         if death_first:
             child.over(Exit(exit_code=0))
@@ -50,7 +50,7 @@ async def test_garbage_around_a_death(*, death_first: bool) -> None:
 @pytest.mark.parametrize("death_first", [True, False])
 async def test_what_was_said_before_a_death_is_heard(*, death_first: bool) -> None:
     """The end comes when both are there: the news of the death and the end of the pipe."""
-    child, far, ended = await connected()
+    child, far, ended = connected()
     with far:
         far.send(wire.frame(wire.encode(wire.Completed("7"))))
         if death_first:
@@ -66,7 +66,7 @@ async def test_what_was_said_before_a_death_is_heard(*, death_first: bool) -> No
 @pytest.mark.parametrize("unread", [False, True])
 async def test_telling_one_that_is_gone_loses_nothing_that_it_said(*, unread: bool) -> None:
     """A child completes and exits; in the same instant it is told something. Its report is heard all the same."""
-    child, far, _ = await connected()
+    child, far, _ = connected()
     if unread:
         child.send(wire.PauseRequest())
     far.send(wire.frame(wire.encode(wire.Completed("7"))))
@@ -79,10 +79,10 @@ async def test_telling_one_that_is_gone_loses_nothing_that_it_said(*, unread: bo
 
 async def test_more_is_told_than_the_pipe_holds() -> None:
     """A large beginning waits for the child to read it, in order with what comes after it."""
-    child, far, _ = await connected()
+    child, far, _ = connected()
     large = wire.frame(b"x" * 3_000_000)
     child.send(wire.PauseRequest())
-    child._writer.write(large)  # type: ignore[union-attr]
+    child._untold += large
     child.send(wire.Committed(7))
     expected = wire.frame(wire.encode(wire.PauseRequest())) + large + wire.frame(wire.encode(wire.Committed(7)))
     read = b""

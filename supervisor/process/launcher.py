@@ -8,12 +8,14 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Protocol, cast
+from multiprocessing.connection import Connection
+from typing import Final, Protocol
 
 import msgspec
 
 from intermission.supervisor.process import wire
 
+_READ_BYTES: Final = 64 << 10
 _FLOOD_MESSAGES_PER_S: Final = 10_000
 _FLOOD_BYTES_PER_S: Final = 16 << 20
 
@@ -55,55 +57,15 @@ class Launcher(Protocol):
         """End every child and leave no process. Safe to call twice."""
 
 
-class _Writer:
-    """What a child is told, past asyncio's transport.
+class Child:
+    """The supervisor's end of one child: its reports, what it is told, and its end.
 
-    That closes the pipe when a write to it fails, and throws away what nobody has read yet: a task that had completed,
-    and was told of a checkpoint in the instant of its exit, would have ended without a word.
+    Past asyncio's transports: those close the pipe when a write to it fails, and throw away what nobody has read yet. A
+    task that had completed, and was told of a checkpoint in the instant of its exit, would have ended without a word.
     """
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._blocked = -1
-        """A duplicate, while the pipe is full: asyncio lets nobody wait on a descriptor of its own."""
-        self._loop = asyncio.get_running_loop()
-        self._waiting = bytearray()
-
-    def write(self, data: bytes) -> None:
-        """Hand it over as soon as the child takes it; nothing happens if that is gone."""
-        if self._fd >= 0:
-            self._waiting += data
-            self._flush()
-
-    def close(self) -> None:
-        """The descriptor is about to be closed. Safe to call twice."""
-        self._fd = -1
-        self._unblock()
-
-    def _flush(self) -> None:
-        try:
-            while self._waiting:
-                del self._waiting[: os.write(self._fd, self._waiting)]
-        except BlockingIOError:
-            if self._blocked < 0:
-                self._blocked = os.dup(self._fd)
-                self._loop.add_writer(self._blocked, self._flush)
-            return
-        except OSError:  # it is gone, and its death is told elsewhere
-            self._waiting.clear()
-        self._unblock()
-
-    def _unblock(self) -> None:
-        if self._blocked >= 0:
-            self._loop.remove_writer(self._blocked)
-            os.close(self._blocked)
-            self._blocked = -1
-
-
-class Child(asyncio.Protocol):
-    """The supervisor's end of one child: its reports, what it is told, and its end."""
-
-    def __init__(self, number: int, end: Callable[[], None]) -> None:
+    def __init__(self, number: int, pipe: Connection, end: Callable[[], None]) -> None:
+        """``pipe``: our end, which is closed with the child."""
         self.number = number
         self.pid: int | None = None
         self.ticks: int | None = None
@@ -111,17 +73,20 @@ class Child(asyncio.Protocol):
         self._ask_end = end
         self._frames = wire.Frames(wire.MAX_REPORT_BYTES)
         self._reports: asyncio.Queue[wire.Report | None] = asyncio.Queue()
-        self._transport: asyncio.Transport | None = None
-        self._writer: _Writer | None = None
-        self._drained = False
         self._exit: Exit | None = None
         self._fault: str | None = None
         self._window = (0.0, 0, 0)
+        self._loop = asyncio.get_running_loop()
+        self._pipe = pipe
+        self._untold = bytearray()
+        os.set_blocking(pipe.fileno(), False)
+        self._loop.add_reader(pipe.fileno(), self._read)
 
     def send(self, request: wire.Request) -> None:
         """Tell the child something; nothing happens if it is gone."""
-        if self._writer is not None:
-            self._writer.write(wire.frame(wire.encode(request)))
+        if not self._pipe.closed:
+            self._untold += wire.frame(wire.encode(request))
+            self._write()
 
     def end(self) -> None:
         """Have its whole tree ended. Returns at once; `exit` is set, and `reports` over, when it is so."""
@@ -152,17 +117,30 @@ class Child(asyncio.Protocol):
             self._exit = end
             self._finish()
 
-    # What asyncio tells.
+    def hang_up(self) -> None:
+        """Nothing more is read, or told. Safe to call twice."""
+        if not self._pipe.closed:
+            self._loop.remove_reader(self._pipe.fileno())
+            self._loop.remove_writer(self._pipe.fileno())
+            self._pipe.close()
+            self._finish()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The pipe is ours to read."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._writer = _Writer(transport.get_extra_info("socket").fileno())
+    # The pipe.
 
-    def data_received(self, data: bytes) -> None:
-        """Cut and check what came; a child that breaks the rules is ended for it."""
-        if self._fault is not None:
+    def _read(self) -> None:
+        try:
+            data = os.read(self._pipe.fileno(), _READ_BYTES)
+        except BlockingIOError:
             return
+        except OSError:  # it has gone without reading what it was told last
+            data = b""
+        if data:
+            self._hear(data)
+        else:  # nobody holds the far end any more
+            self.hang_up()
+
+    def _hear(self, data: bytes) -> None:
+        """Cut and check what came; a child that breaks the rules is ended for it."""
         try:
             count = 0
             for payload in self._frames.feed(data):
@@ -172,15 +150,7 @@ class Child(asyncio.Protocol):
         except (wire.FrameError, msgspec.DecodeError, UnicodeDecodeError) as error:
             self._fault = f"the child broke the protocol of its pipe: {error}"
             self.end()
-            if self._transport is not None:
-                self._transport.abort()  # nothing more is read; if its death is known already, this was the end
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
-        """Nobody holds the far end any more."""
-        if self._writer is not None:
-            self._writer.close()
-        self._drained = True
-        self._finish()
+            self.hang_up()  # if its death is known already, this was the end
 
     def _refuse_flood(self, messages: int, size: int) -> None:
         started, count, total = self._window
@@ -193,6 +163,19 @@ class Child(asyncio.Protocol):
             message = f"more than {_FLOOD_MESSAGES_PER_S} messages or {_FLOOD_BYTES_PER_S} bytes in a second"
             raise wire.FrameError(message)
 
+    def _write(self) -> None:
+        """Hand over what the child takes now, and the rest as soon as it does."""
+        fd = self._pipe.fileno()
+        try:
+            while self._untold:
+                del self._untold[: os.write(fd, self._untold)]
+        except BlockingIOError:
+            self._loop.add_writer(fd, self._write)
+            return
+        except OSError:  # it is gone, and its death is told elsewhere
+            self._untold.clear()
+        self._loop.remove_writer(fd)
+
     def _finish(self) -> None:
-        if self._exit is not None and self._drained:
+        if self._exit is not None and self._pipe.closed:
             self._reports.put_nowait(None)

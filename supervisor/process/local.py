@@ -69,23 +69,14 @@ class LocalLauncher:
             await self._up.wait()
         near, far = Pipe()
         with far:  # kept open here, it would hide the child's death from us
-            with near:
-                sock = socket.socket(fileno=os.dup(near.fileno()))
-            sock.setblocking(False)
             self._number += 1
             number = self._number
-            child = self._children[number] = Child(number, lambda: self._end(number))
+            child = self._children[number] = Child(number, near, lambda: self._end(number))
             try:
-                transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: child, sock=sock)
-                # If it died while we connected the child is over already, or will be when what is left of it is ended.
-                if number in self._children:
-                    try:
-                        self._order(wire.Launch(number, service), [far.fileno(), *body])
-                    except OSError:
-                        transport.abort()
-                        raise
-            except BaseException:
-                self._children.pop(number, None)
+                self._order(wire.Launch(number, service), [far.fileno(), *body])
+            except OSError:
+                del self._children[number]
+                child.hang_up()
                 raise
         return child
 
