@@ -5,6 +5,7 @@ It decides nothing about the task. It ends with an `Ending`, and `intermission.s
 
 import asyncio
 import contextlib
+import errno
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -34,6 +35,8 @@ _TOGETHER_S: Final = 0.1
 """What is due within so long is done at once: one commit of the store, which costs a sync, and one turn of the loop."""
 CLEAN_WALL_S: Final = 60.0
 _SAMPLE_S: Final = 1.0
+_NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
+"""No descriptor is: no fault of a handler's."""
 _LEAST_BYTES: Final = 4 << 10
 """With fewer at a time a child does not go on reading from the client's connection."""
 _LOG_LIMIT_BYTES: Final = 64 << 20
@@ -197,9 +200,7 @@ class Attempt:
     async def run(self, launcher: Launcher, inputs: Inputs) -> Ending:
         """Launch the child and attend to it until its tree is dead."""
         try:
-            base = await asyncio.to_thread(self._prepare)
-            self.child = await self._launch(launcher)
-            self._begin(self.child, base, inputs)
+            self.child = await self._start(launcher, inputs)
             async for report in self.child.reports():
                 await self._take(report)
             return await self._conclude(self.child.exit)
@@ -220,6 +221,24 @@ class Attempt:
             self.done.set()
 
     # Launching.
+
+    async def _start(self, launcher: Launcher, inputs: Inputs) -> Child:
+        """The child, which has been told what to do. Where nothing more can be opened it waits until something can.
+
+        Not so with a client that waits: that one is told.
+        """
+        while True:
+            try:
+                base = await asyncio.to_thread(self._prepare)
+                child = await self._launch(launcher)
+            except OSError as error:
+                if error.errno not in _NONE_LEFT or self.body is not None:
+                    raise
+                _log.warning("nothing more can be opened; a task waits for that", task=self.task.id)
+                await asyncio.sleep(_SAMPLE_S)
+            else:
+                self._begin(child, base, inputs)
+                return child
 
     def _prepare(self) -> Checkpoint | None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,8 +1,10 @@
 """A server that can open nothing more: uploads are refused or stop where they are, and none of it is lost."""
 
+import asyncio
 import os
 import resource
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 import psutil
 import pytest
@@ -31,18 +33,26 @@ def numbers(server: Server) -> set[int]:
     return {int(name) for name in os.listdir(f"/proc/{server.pid}/fd")}
 
 
-@pytest.mark.parametrize("spare", range(12))
-async def test_nothing_more_can_be_opened(server: Server, spare: int) -> None:
-    """However many are left: an answer that says so, or the upload; then it goes on from what was told."""
-    before, last = numbers(server), await newest(server)
+@contextmanager
+def left(server: Server, spare: int) -> Iterator[None]:
+    """Only so many more can be opened."""
+    before = numbers(server)
     free = [number for number in range(max(before) + 20) if number not in before]
     process = psutil.Process(server.pid)
     limits = process.rlimit(resource.RLIMIT_NOFILE)
     process.rlimit(resource.RLIMIT_NOFILE, (free[spare], limits[1]))
     try:
-        answer = await upload(server, CONTENT)
+        yield
     finally:
         process.rlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("spare", range(12))
+async def test_nothing_more_can_be_opened(server: Server, spare: int) -> None:
+    """However many are left: an answer that says so, or the upload; then it goes on from what was told."""
+    before, last = numbers(server), await newest(server)
+    with left(server, spare):
+        answer = await upload(server, CONTENT)
     if spare < ENOUGH or answer.status != 201:
         said = problem(answer, 503, "interrupted" if "id" in answer.json else "unavailable")
         if "id" in said:
@@ -57,3 +67,28 @@ async def test_nothing_more_can_be_opened(server: Server, spare: int) -> None:
         return len(numbers(server)) <= len(before)
 
     await until(as_before)
+
+
+@pytest.mark.parametrize("spare", range(6))
+async def test_a_task_waits(server: Server, spare: int) -> None:
+    """For something that it can be launched with, in its first attempt: it has made no error."""
+    with left(server, spare):
+        task_id = await server.launch("steps", {"steps": 2, "delay_s": 0})
+        await asyncio.sleep(0.3)
+    task = await server.until_status(task_id, "completed")
+    assert (task["attempt"], task["error"]) == (1, None)
+
+
+@pytest.mark.parametrize("verb", ["pause", "terminate"])
+async def test_a_task_that_waits_can_be_stopped(server: Server, verb: str) -> None:
+    """It is not launched any more; what undoes its effects may have to wait as well."""
+    with left(server, 1):  # for a connection: to launch one takes two
+        task_id = await server.launch("steps", {"steps": 2, "delay_s": 0})
+        running = await server.until_status(task_id, "running")
+        assert running["child"] is None
+        answer = await server.verb(task_id, verb, wait_s=3)
+    if verb == "pause":
+        assert (answer.status, answer.json["status"]) == (200, "paused")
+    else:
+        await nothing_left(server)
+        problem(await server.ask("GET", f"/tasks/{task_id}"), 410, "gone")
