@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from intermission.handlers.base import output_path
-from intermission.supervisor.process.child import FILES_NAME, LOG_NAME
+from intermission.supervisor.process.child import LOG_NAME
+from intermission.supervisor.process.live import FILES_NAME
 
 _BLOCK_BYTES: Final = 512
 """What `st_blocks` counts, whatever the blocks of the file system are."""

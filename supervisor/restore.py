@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from intermission.state.models import Checkpoint, Progress
-from intermission.supervisor.process.child import FILES_NAME
+from intermission.supervisor.process.live import FILES_NAME
 from intermission.supervisor.process.slot import Slot, read_slots
 
 

@@ -12,7 +12,7 @@ FORBIDDEN = {
     "supervisor/process": ("intermission.state", "intermission.supervisor.routes", "aiohttp", "aiosqlite"),
     "supervisor/routes": ("intermission.supervisor.process", "intermission.supervisor.carrier", "aiosqlite"),
 }
-IN_CHILDREN = ("child", "forkserver", "incoming", "pages", "ring", "slot", "tree", "wire")
+IN_CHILDREN = ("child", "forkserver", "incoming", "live", "pages", "ring", "slot", "tree", "wire")
 
 
 def imports(path: Path) -> set[str]:

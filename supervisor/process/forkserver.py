@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Final, NoReturn, assert_never
 
-from intermission.handlers.registry import BUILT_IN, Registry, load
+from intermission.handlers.registry import BUILT_IN, AnyHandler, Registry, load
 from intermission.supervisor.process import child, pages, tree, wire
 from intermission.supervisor.process.slot import boot_id
 
@@ -138,7 +138,7 @@ class ForkServer:
         self._roots[order.child] = self._by_pid[pid] = root
         self._tell(wire.Launched(order.child, pid, ticks, started_at))
 
-    def _become_child(self, handler: child.AnyHandler, order: wire.Launch, pipes: list[int], parent: int) -> NoReturn:
+    def _become_child(self, handler: AnyHandler, order: wire.Launch, pipes: list[int], parent: int) -> NoReturn:
         """Leave everything of the fork server behind, keep the pipes, and run."""
         try:
             signal.set_wakeup_fd(-1)

@@ -18,6 +18,7 @@ NO_DISK: Final = NO_SPACE | {errno.EIO, errno.EFBIG, errno.EROFS}
 MAX_STATE_BYTES: Final = 1 << 20
 MAX_RESULT_BYTES: Final = 1 << 20
 MAX_REPORT_BYTES: Final = MAX_RESULT_BYTES + (1 << 16)
+MAX_REQUEST_BYTES: Final = 1 << 24
 """The largest frame that a child may send; anything longer is a fault of the child."""
 MAX_TEXT: Final = 16_384
 """Characters of an error's message or traceback that travel; the whole of it is in the task's log."""
