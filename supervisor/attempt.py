@@ -4,9 +4,7 @@ It decides nothing about the task. It ends with an `Ending`, and `intermission.s
 """
 
 import asyncio
-import contextlib
 import errno
-import os
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -21,27 +19,23 @@ from intermission.state.status import Reason
 from intermission.state.store import StoreError
 from intermission.supervisor import restore
 from intermission.supervisor.ledger import Ledger
+from intermission.supervisor.limits import Limits
 from intermission.supervisor.places import Places
 from intermission.supervisor.process import wire
 from intermission.supervisor.process.body import Body
 from intermission.supervisor.process.incoming import PATIENCE_S
 from intermission.supervisor.process.launcher import Child, Exit, Launcher, LaunchError
 from intermission.supervisor.process.slot import newest_sequence
-from intermission.supervisor.usage import usage
+from intermission.supervisor.timers import Timers
 
 COMMIT_WITHIN_S: Final = 0.25
 """The most that a power cut may take: how long a checkpoint may wait for the store."""
-_TOGETHER_S: Final = 0.1
-"""What is due within so long is done at once: one commit of the store, which costs a sync, and one turn of the loop."""
-CLEAN_WALL_S: Final = 60.0
-_SAMPLE_S: Final = 1.0
+_WAIT_S: Final = 1.0
+"""Before what nothing could be opened for is tried again."""
 _NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
 """No descriptor is: no fault of a handler's."""
 _LEAST_BYTES: Final = 4 << 10
 """With fewer at a time a child does not go on reading from the client's connection."""
-_LOG_LIMIT_BYTES: Final = 64 << 20
-_LOG_MORE_BYTES: Final = 1 << 20
-"""What an attempt may print where the log is full already."""
 Took = wire.Took
 _log = structlog.get_logger()
 
@@ -100,7 +94,6 @@ class Attempt:
         self._checksum = checksum
         self._kind = kind
         self._folder = places.folder(task.id)
-        self._log_path = str(places.log(task.id))  # to make it anew for each look cost more than the look
         self._ledger = ledger
         self._store = ledger.store
         self._syncs = syncs
@@ -108,9 +101,9 @@ class Attempt:
         self._loop = asyncio.get_running_loop()
         self._saving = asyncio.Lock()
         self._row = task.checkpoint
-        self._log_limit = _LOG_LIMIT_BYTES
         self._rate = _Rate()
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._timers = Timers()
+        self._limits = Limits(handler, kind, self._folder, self._timers, self._break)
         self._flushes: set[asyncio.Task[None]] = set()
         self._launching: asyncio.Future[Child] | None = None
         self._pause_wanted = False
@@ -140,7 +133,7 @@ class Attempt:
             elif self._launching is not None:
                 self._launching.cancel()
         if insist and "grace" not in self._timers:
-            self._arm("grace", self.handler.pause_grace_s, self._force)
+            self._timers.arm("grace", self.handler.pause_grace_s, self._force)
 
     async def write(self, data: bytes) -> None:
         """Hand bytes of the body to the child. Raises BrokenPipeError when it takes no more."""
@@ -181,7 +174,7 @@ class Attempt:
             self.child.send(self._body_end)
         self.body.finish()
         if cut is not None and "grace" not in self._timers:
-            self._arm("grace", self.handler.pause_grace_s, self._force)
+            self._timers.arm("grace", self.handler.pause_grace_s, self._force)
 
     def hand_over(self) -> None:
         """Have it keep what came and stop, for another request is there; one whose body has ended does so anyway."""
@@ -212,8 +205,7 @@ class Attempt:
             report = wire.Errored("exception", type(error).__name__, str(error), no_space=error.errno in wire.NO_SPACE)
             return Ending(exit=Exit(), report=report)
         finally:
-            for timer in self._timers.values():
-                timer.cancel()
+            self._timers.close()
             if self.body is not None:
                 self.body.close()
             if self._took is not None and not self._took.done():
@@ -235,17 +227,14 @@ class Attempt:
                 if error.errno not in _NONE_LEFT or self.body is not None:
                     raise
                 _log.warning("nothing more can be opened; a task waits for that", task=self.task.id)
-                await asyncio.sleep(_SAMPLE_S)
+                await asyncio.sleep(_WAIT_S)
             else:
                 self._begin(child, base, inputs)
                 return child
 
     def _prepare(self) -> Checkpoint | None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with contextlib.suppress(FileNotFoundError):
-            # One that an earlier attempt has filled would end this one, a `clean` too, before it has said a word.
-            size = os.stat(self._log_path).st_size
-            self._log_limit = max(_LOG_LIMIT_BYTES, size + _LOG_MORE_BYTES)
+        self._limits.allow_for_log()
         if self.body is not None:  # exactly where the client was told to go on, though a slot might say more
             return restore.fitting(self._folder, [self._row] if self._row else [])
         restored = restore.last if self._kind is Kind.CLEAN else restore.newest
@@ -306,15 +295,7 @@ class Attempt:
             child.send(wire.PauseRequest())
         if self._end_wanted:
             child.end()
-        self._arm_limits(base.sequence if base else 0)
-
-    def _arm_limits(self, sequence: int) -> None:
-        wall_s = CLEAN_WALL_S if self._kind is Kind.CLEAN else self.handler.limits.wall_s
-        if wall_s is not None:
-            self._arm("wall", wall_s, lambda: self._break(Reason.LIMIT_WALL))
-        if self.handler.stall_after_s is not None and self._kind is Kind.RUN:
-            self._arm("stall", self.handler.stall_after_s, lambda: self._look_for_stall(sequence))
-        self._arm_together("sample", _SAMPLE_S, self._sample)
+        self._limits.watch(child, base.sequence if base else 0)
 
     # Hearing.
 
@@ -335,11 +316,11 @@ class Attempt:
                 self._stopped, self._synced = True, sequence
                 await self._confirm(sequence)
                 # It has said its last word; `finally` blocks may take as long as the pause itself might have.
-                self._arm("grace", self.handler.pause_grace_s, self.end)
+                self._timers.arm("grace", self.handler.pause_grace_s, self.end)
             case wire.Completed() | wire.Errored():
                 self._final = report
                 self._synced = max(self._synced, report.sequence if isinstance(report, wire.Completed) else 0)
-                self._arm("grace", self.handler.pause_grace_s, self.end)
+                self._timers.arm("grace", self.handler.pause_grace_s, self.end)
             case never:
                 assert_never(never)
 
@@ -352,10 +333,10 @@ class Attempt:
             self._flush_in_time()
 
     def _flush_in_time(self) -> None:
-        self._arm_together("flush", self._commit_within_s(), self._flush)
+        self._timers.arm_together("flush", self._commit_within_s(), self._flush)
 
     def _flush(self) -> None:
-        self._timers.pop("flush", None)
+        self._timers.forget("flush")
         flush = self._loop.create_task(self._flush_now())
         self._flushes.add(flush)
         flush.add_done_callback(self._flushes.discard)
@@ -394,17 +375,6 @@ class Attempt:
 
     # Deadlines.
 
-    def _arm(self, name: str, delay_s: float, then: Callable[[], None]) -> None:
-        if (timer := self._timers.pop(name, None)) is not None:
-            timer.cancel()
-        self._timers[name] = self._loop.call_later(delay_s, then)
-
-    def _arm_together(self, name: str, within_s: float, then: Callable[[], None]) -> None:
-        """At the last of the common moments at which it is not too late."""
-        now = self._loop.time()
-        latest = now + within_s
-        self._arm(name, latest - latest % _TOGETHER_S - now, then)
-
     def _force(self) -> None:
         """The grace is over."""
         self._forced = True
@@ -421,27 +391,6 @@ class Attempt:
             return  # it has said how it ends; what it may still take to leave is limited by its grace
         self._limit = self._limit or limit
         self.end()
-
-    def _look_for_stall(self, last: int) -> None:
-        now = newest_sequence(self._folder)
-        if now <= last:
-            self._break(Reason.STALLED)
-        elif self.handler.stall_after_s is not None:
-            self._arm("stall", self.handler.stall_after_s, lambda: self._look_for_stall(now))
-
-    def _sample(self) -> None:
-        """What nobody announces has to be looked at: the size of the log, and memory and CPU where they are limited."""
-        with contextlib.suppress(OSError):
-            if os.stat(self._log_path).st_size > self._log_limit:
-                self._break(Reason.LIMIT_LOG)
-        limits = self.handler.limits
-        if limits.memory_bytes is not None or limits.cpu_s is not None:
-            used = usage(self.child)
-            if used is not None and limits.memory_bytes is not None and used.rss_bytes > limits.memory_bytes:
-                self._break(Reason.LIMIT_MEMORY)
-            if used is not None and limits.cpu_s is not None and used.cpu_s > limits.cpu_s:
-                self._break(Reason.LIMIT_CPU)
-        self._arm_together("sample", _SAMPLE_S, self._sample)
 
     # The end.
 

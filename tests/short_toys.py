@@ -3,9 +3,9 @@
 from toys import Count, Nothing
 
 from intermission.handlers import Task, handler
-from intermission.supervisor import attempt
+from intermission.supervisor import limits
 
-attempt.CLEAN_WALL_S = 0.5  # type: ignore[misc]
+limits.CLEAN_WALL_S = 0.5  # type: ignore[misc]
 
 
 @handler("short")
