@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from intermission.handlers.inputs import Inputs
+from intermission.handlers.inputs import CONTENT, Inputs
 from intermission.handlers.registry import AnyHandler, Registry
 from intermission.handlers.schema import Fault, Invalid, Unencodable
 from intermission.state.ids import new_id
@@ -60,6 +60,7 @@ from intermission.supervisor.errors import (
 from intermission.supervisor.inotify import Inotify
 from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
+from intermission.supervisor.process import wire
 from intermission.supervisor.process.launcher import Launcher
 from intermission.supervisor.retention import Retention
 from intermission.supervisor.retry import policy
@@ -226,7 +227,26 @@ class Supervisor:
             return await self._earlier(added, key, user)
         if due_at is not None:
             self._carrier.watch()
+        if stream and service == inputs.UPLOAD and added.bytes:
+            await self._keep_room(added, added.bytes, withdrawn=key is None)
         return Start(added)
+
+    async def _keep_room(self, task: Task, size: int, *, withdrawn: bool) -> None:
+        """Have the disk keep room for an upload before anybody is told of it. Raises `NoSpaceError`.
+
+        ``withdrawn``: whether nothing is left of it then; with a key somebody else may know of it already. Where a
+        server is killed in between, its first attempt does this.
+        """
+        try:
+            await asyncio.to_thread(self.places.reserve, task.id, CONTENT, size)
+        except OSError as error:
+            if error.errno not in wire.NO_DISK:
+                _log.warning("no room could be kept for an upload", task=task.id, error=str(error))
+                return
+            if withdrawn:
+                await self.withdraw(task, by=task.user)
+            message = f"there is no space for {size} bytes ({error.strerror}); try again later"
+            raise NoSpaceError(message) from error
 
     async def _earlier(self, earlier: Earlier, key: Key | None, user: str) -> Start:
         """What a key stands for."""

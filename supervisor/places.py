@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from intermission.handlers import disk
 from intermission.handlers.base import output_path
 from intermission.supervisor.process.child import LOG_NAME
 from intermission.supervisor.process.live import FILES_NAME
@@ -36,8 +37,16 @@ class Places:
 
     def free_bytes(self) -> int:
         """Room on the disk of the tasks, as anybody but root may use it."""
-        disk = os.statvfs(self.tasks)
-        return disk.f_bavail * disk.f_frsize
+        now = os.statvfs(self.tasks)
+        return now.f_bavail * now.f_frsize
+
+    def reserve(self, task_id: str, name: str, size: int) -> None:
+        """Keep room for an output that is to come, though there is no child yet. Raises OSError."""
+        path = self.output(task_id, name)
+        path.parent.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.parent.mkdir(exist_ok=True)
+        with path.open("ab") as file:
+            disk.reserve(file.fileno(), size, self.tasks)
 
     def room(self, task_id: str | None = None) -> int:
         """The bytes that there is space for; to a task, its outputs', which may have been reserved already."""

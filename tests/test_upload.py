@@ -199,13 +199,17 @@ async def test_pause_while_the_client_never_stops_sending(server: Server) -> Non
     """One that does not read before it has sent everything still gets its answer, and nothing more is kept."""
     huge = data(24 * MIB)
     sending, task_id = await flowing(server, huge, MIB)
+    paused = asyncio.Event()
 
     async def go_on() -> None:
         while sending.sent < len(huge):
+            if sending.sent >= len(huge) - MIB:
+                await paused.wait()  # where the pause comes so late, it must not come too late
             await sending.send(huge[sending.sent : sending.sent + 65_536])
 
     going = asyncio.create_task(go_on())
     pause = await server.verb(task_id, "pause")
+    paused.set()
     assert pause.json["status"] == "paused"
     answer = await sending.answer()
     assert answer.status == 200

@@ -310,7 +310,7 @@ async def test_terminated_at_full_speed(server: Server) -> None:
     """The request ends with 410, and nothing of it is left."""
     for upto in (MIB, 5 * MIB, 17 * MIB):
         sending, task_id = await flowing(server, HUGE, upto)
-        going = asyncio.create_task(sending.send(HUGE[upto:]))
+        going = asyncio.create_task(sending.send(HUGE[upto:-MIB]))  # not all: that could be faster than the verb
         assert (await server.verb(task_id, "terminate")).status == 200
         problem(await sending.answer(), 410, "gone")
         await asyncio.wait({going})

@@ -307,13 +307,18 @@ class LiveTask(Task[Any, Any]):
         raise Paused
 
     def _cut_outputs(self) -> None:
-        """Cut every output back to its length at the checkpoint; one that the checkpoint does not know is removed."""
+        """Cut every output back to its length at the checkpoint; one that the checkpoint does not know is removed.
+
+        But not if nothing is in it: there may be room reserved for it.
+        """
         with contextlib.suppress(FileNotFoundError), os.scandir(self._files) as outputs:
             for output in outputs:
                 length = self._lengths.get(output.name)
+                if output.stat().st_size <= (length or 0):
+                    continue
                 if length is None:
                     os.unlink(output)
-                elif output.stat().st_size > length:
+                else:
                     os.truncate(output, length)
 
 

@@ -14,6 +14,7 @@ from fault_tools import TOYS, faulty
 from harness import HERE, Answer, problem, serving
 from slow_disk import SYNC_S
 from small_disk import cramped, small_disk
+from tus_tools import OCTETS
 from upload_tools import MIB, begin, chunk, data, flowing, newest, resume, sha256
 
 from intermission.handlers import disk as calls
@@ -42,31 +43,54 @@ async def test_room_is_kept(tmp_path: Path) -> None:
 
 
 async def test_more_is_announced_than_there_is_room_for(tmp_path: Path) -> None:
+    """Each fits alone: one has the room, before a byte has come and through a crash; of the others nothing is left."""
+    content = data(30 * MIB)
+    with small_disk(tmp_path, "size=64m") as disk:
+        async with cramped(disk) as server:
+            before = disk.free_bytes
+            announced = {"headers": {"Upload-Length": str(len(content))}}
+            answers = await asyncio.gather(*(server.ask("POST", "/upload/start", **announced) for _ in range(12)))
+            assert sorted(answer.status for answer in answers) == [201] + [507] * 11
+            for answer in answers:
+                if answer.status != 201:
+                    problem(answer, 507, "no-space")
+            (task_id,) = (answer.json["id"] for answer in answers if answer.status == 201)
+            assert os.listdir(server.data / "tasks") == [task_id]
+            assert len(content) <= before - disk.free_bytes < len(content) + 2 * MIB
+            await server.kill()
+            await server.start()
+            disk.fill(left=2 * MIB)
+            ended = await resume(server, task_id, content, 0)
+            assert (ended.status, ended.json["result"]["sha256"]) == (200, sha256(content))
+
+
+async def test_more_than_there_is_room_for_is_told_with_the_bytes(tmp_path: Path) -> None:
     """Each fits alone: whose bytes come first has the room, and to the others it is 507 and a pause, never an error."""
     content = data(30 * MIB)
     with small_disk(tmp_path, "size=64m") as disk:
         async with cramped(disk) as server:
-            announced = {"headers": {"Upload-Length": str(len(content))}}
-            answers = await asyncio.gather(*(server.ask("POST", "/upload/start", **announced) for _ in range(12)))
+            later = {"headers": {"Tus-Resumable": "1.0.0", "Upload-Defer-Length": "1"}}
+            answers = await asyncio.gather(*(server.ask("POST", "/upload/files", **later) for _ in range(12)))
             assert {answer.status for answer in answers} == {201}
-            ids = [answer.json["id"] for answer in answers]
+            ids = [answer.headers["Location"].rpartition("/")[2] for answer in answers]
 
             async def bring(task_id: str) -> Answer:
-                path = f"/upload/resume?task={task_id}"
-                sending = await begin(server, path, "Upload-Offset: 0", length=len(content))
+                tus = ("Tus-Resumable: 1.0.0", "X-HTTP-Method-Override: PATCH", f"Content-Type: {OCTETS}")
+                length = (f"Upload-Length: {len(content)}", "Upload-Offset: 0")
+                sending = await begin(server, f"/upload/files/{task_id}", *tus, *length, length=len(content))
                 with contextlib.suppress(ConnectionError):
                     await sending.send(content)
                 return await sending.answer()
 
             answers = await asyncio.gather(*map(bring, ids))
-            assert sorted(answer.status for answer in answers) == [200] + [507] * 11
+            assert sorted(answer.status for answer in answers) == [204] + [507] * 11
             tasks = [await server.task(task_id) for task_id in ids]
             assert {task["reason"] for task in tasks} <= {None, "awaiting_data", "no_space"}
             (done,) = (task["id"] for task in tasks if task["status"] == "completed")
             assert (await server.ask("DELETE", f"/tasks/{done}")).status == 204
             other = next(task_id for task_id in ids if task_id != done)
-            ended = await bring(other)
-            assert (ended.status, ended.json["result"]["sha256"]) == (200, sha256(content))
+            assert (await bring(other)).status == 204
+            assert (await server.task(other))["result"]["sha256"] == sha256(content)
 
 
 async def test_the_disk_is_full_in_the_middle(tmp_path: Path) -> None:

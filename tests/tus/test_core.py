@@ -229,7 +229,8 @@ async def test_14_another_content_type(server: Server, kind: str | None) -> None
     answer = await patch(server, path, CONTENT, 0, Content_Type=kind)
     await unchanged(server, path, answer, 415, "unsupported-media-type")
     assert (await server.task(task_id(path)))["attempt"] == 0
-    assert not (server.data / "tasks" / task_id(path)).exists()
+    kept = server.data / "tasks" / task_id(path) / "files" / "content"
+    assert kept.stat().st_size == 0  # there is but the room for it
 
 
 async def test_15_no_offset(server: Server) -> None:
