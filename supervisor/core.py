@@ -177,12 +177,15 @@ class Supervisor:
         retry: RetryPolicy | None = None,
         due_at: float | None = None,
         key: Key | None = None,
+        brings: bool = False,
     ) -> Start:
         """Accept a task; it is on disk when this returns. With a key that is known, the task that it stands for.
 
-        ``params`` is parsed JSON; with ``due_at`` the task stays pending until then. Raises `UnknownServiceError`,
-        `Invalid`, `UnavailableError`, `NoSpaceError` and `QuotaError`; with a key also `KeyReusedError` and
-        `GoneError`.
+        ``params`` is parsed JSON; with ``due_at`` the task stays pending until then. ``brings``: the bytes of an upload
+        come with this request, and its child keeps the room for them; else that is kept here.
+
+        Raises `UnknownServiceError`, `Invalid`, `UnavailableError`, `NoSpaceError` and `QuotaError`; with a key also
+        `KeyReusedError` and `GoneError`.
         """
         if not self._open:
             message = "the server is starting or stopping; try again in a moment"
@@ -227,15 +230,15 @@ class Supervisor:
             return await self._earlier(added, key, user)
         if due_at is not None:
             self._carrier.watch()
-        if stream and service == inputs.UPLOAD and added.bytes:
+        if stream and service == inputs.UPLOAD and added.bytes and not brings:
             await self._keep_room(added, added.bytes, withdrawn=key is None)
         return Start(added)
 
     async def _keep_room(self, task: Task, size: int, *, withdrawn: bool) -> None:
         """Have the disk keep room for an upload before anybody is told of it. Raises `NoSpaceError`.
 
-        ``withdrawn``: whether nothing is left of it then; with a key somebody else may know of it already. Where a
-        server is killed in between, its first attempt does this.
+        ``withdrawn``: whether nothing is left of it then; with a key somebody else may know of it already. Where it
+        could not be done, or the server is killed before, its first attempt does it.
         """
         try:
             await asyncio.to_thread(self.places.reserve, task.id, CONTENT, size)

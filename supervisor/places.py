@@ -43,7 +43,7 @@ class Places:
     def reserve(self, task_id: str, name: str, size: int) -> None:
         """Keep room for an output that is to come, though there is no child yet. Raises OSError."""
         path = self.output(task_id, name)
-        path.parent.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder(task_id).mkdir(exist_ok=True, mode=0o700)
         path.parent.mkdir(exist_ok=True)
         with path.open("ab") as file:
             disk.reserve(file.fileno(), size, self.tasks)

@@ -94,13 +94,14 @@ async def create(request: web.Request, described: Mapping[str, Any]) -> web.Stre
         await _check_size(request, size)
         key = requests.key(request, info)
         info["open_ended"] = True  # whatever is asked for, so that a key means what it did before this was said
-        began = await request.app[SUPERVISOR].start(UPLOAD, info, request[CALLER].user, key=key)
+        supervisor, brings = request.app[SUPERVISOR], bodies.has_body(request)
+        began = await supervisor.start(UPLOAD, info, request[CALLER].user, key=key, brings=brings)
         task = await resource.vacant(request, began.task) if began.replayed else began.task
         location, more = resource.location(request, task.id), answers.replayed(began)
         interims = _interims(request, task, {"Location": location, **_limit(request, task)})
         if began.replayed and task.status is Status.COMPLETED:
             return _completed(request, task, location, more)
-        if began.replayed or not (complete or bodies.has_body(request)):
+        if began.replayed or not (complete or brings):
             if interims is not None:
                 await interims.began()
             return _created(request, task, location, more)

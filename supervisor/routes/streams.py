@@ -161,7 +161,8 @@ async def _create(request: web.Request, service: str) -> tuple[Start, int | None
         **digests.asked(request),
     }
     key = requests.key(request, info)
-    return await request.app[SUPERVISOR].start(service, info, request[CALLER].user, key=key), size, source
+    supervisor, brings = request.app[SUPERVISOR], bodies.has_body(request)
+    return await supervisor.start(service, info, request[CALLER].user, key=key, brings=brings), size, source
 
 
 def _form(request: web.Request) -> multipart.Form:

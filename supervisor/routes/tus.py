@@ -263,8 +263,8 @@ async def _join(request: web.Request, concat: str) -> web.StreamResponse:
 
 async def _begun(request: web.Request, info: dict[str, Any]) -> tuple[Start, dict[str, str]]:
     """A new upload, or that of the same creation before; and the headers that tell where it is. Raises as `start`."""
-    key = requests.key(request, info)
-    began = await request.app[SUPERVISOR].start(UPLOAD, info, request[CALLER].user, key=key)
+    supervisor, key = request.app[SUPERVISOR], requests.key(request, info)
+    began = await supervisor.start(UPLOAD, info, request[CALLER].user, key=key, brings=bodies.has_body(request))
     return began, {"Location": resource.location(request, began.task.id), **answers.replayed(began)}
 
 

@@ -92,3 +92,12 @@ async def test_a_task_that_waits_can_be_stopped(server: Server, verb: str) -> No
     else:
         await nothing_left(server)
         problem(await server.ask("GET", f"/tasks/{task_id}"), 410, "gone")
+
+
+@pytest.mark.parametrize("spare", range(1, 4))
+async def test_an_upload_without_its_room(server: Server, spare: int) -> None:
+    """Is created all the same where nothing can be opened to keep it with: its first bytes do."""
+    with left(server, spare):
+        answer = await server.ask("POST", "/upload/start", headers={"Upload-Length": str(len(CONTENT))})
+    assert answer.status == 201
+    assert (await resume(server, answer.json["id"], CONTENT, 0)).json["result"]["sha256"] == sha256(CONTENT)
