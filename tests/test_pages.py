@@ -1,6 +1,7 @@
 """Huge pages for what a fork server has in memory."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from harness import serving
 
 _THP = Path("/sys/kernel/mm/transparent_hugepage")
-KNOWN = _THP.exists() and tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 1)
+KNOWN = _THP.exists() and tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 1)
 """Whether this kernel can do it when it is asked to."""
 WRITTEN = """
 from intermission.supervisor.process import pages
