@@ -241,7 +241,10 @@ class Supervisor:
         could not be done, or the server is killed before, its first attempt does it.
         """
         try:
-            await asyncio.to_thread(self.places.reserve, task.id, CONTENT, size)
+            try:
+                await asyncio.to_thread(self.places.reserve, task.id, CONTENT, size)
+            finally:
+                await self._leave_nothing_of_gone(task.id)
         except OSError as error:
             if error.errno not in wire.NO_DISK:
                 _log.warning("no room could be kept for an upload", task=task.id, error=str(error))
@@ -250,6 +253,13 @@ class Supervisor:
                 await self.withdraw(task, by=task.user)
             message = f"there is no space for {size} bytes ({error.strerror}); try again later"
             raise NoSpaceError(message) from error
+
+    async def _leave_nothing_of_gone(self, task_id: str) -> None:
+        """Remove what was just made for a task, if somebody has terminated it before: its folder was removed then."""
+        now = await self.store.get(task_id)
+        if not isinstance(now, Task) or now.status is Status.TERMINATING:
+            await self._cleaner.finished(task_id, _CLEANED_WITHIN_S)
+            await asyncio.to_thread(remove_folder, self.places.folder(task_id))
 
     async def _earlier(self, earlier: Earlier, key: Key | None, user: str) -> Start:
         """What a key stands for."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fault_tools import TOYS, faulty
-from harness import HERE, Answer, problem, serving
+from harness import HERE, Answer, problem, serving, until
 from slow_disk import SYNC_S
 from small_disk import cramped, small_disk
 from tus_tools import OCTETS
@@ -62,6 +62,22 @@ async def test_more_is_announced_than_there_is_room_for(tmp_path: Path) -> None:
             disk.fill(left=2 * MIB)
             ended = await resume(server, task_id, content, 0)
             assert (ended.status, ended.json["result"]["sha256"]) == (200, sha256(content))
+
+
+async def test_one_that_is_terminated_before_it_has_its_room(tmp_path: Path) -> None:
+    """Nothing is left of it, though its folder was made after it had been removed."""
+    async with serving(tmp_path, INTERMISSION_HANDLERS="late_room") as server:
+        announced = {"headers": {"Upload-Length": "1000000"}}
+        creating = asyncio.create_task(server.ask("POST", "/upload/start", **announced))
+
+        async def there() -> bool:
+            return bool((await server.ask("GET", "/upload/status")).json["items"])
+
+        await until(there)
+        task_id = await newest(server)
+        assert (await server.verb(task_id, "terminate")).status == 200
+        assert (await creating).status == 201
+        assert os.listdir(server.data / "tasks") == []
 
 
 async def test_more_than_there_is_room_for_is_told_with_the_bytes(tmp_path: Path) -> None:
