@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 from weakref import WeakValueDictionary
 
 import structlog
@@ -140,12 +140,12 @@ class Supervisor:
         )
         self._retention = Retention(store, self._expire, keep_s, uploads_s)
         self._changes = WeakValueDictionary[str, asyncio.Lock]()
-        self._open = False
+        self.phase: Literal["starting", "ok", "draining"] = "starting"
 
     @property
     def ready(self) -> bool:
-        """Whether starts are accepted: neither starting nor draining."""
-        return self._open
+        """Whether starts are accepted."""
+        return self.phase == "ok"
 
     @property
     def running(self) -> int:
@@ -187,9 +187,7 @@ class Supervisor:
         Raises `UnknownServiceError`, `Invalid`, `UnavailableError`, `NoSpaceError` and `QuotaError`; with a key also
         `KeyReusedError` and `GoneError`.
         """
-        if not self._open:
-            message = "the server is starting or stopping; try again in a moment"
-            raise UnavailableError(message)
+        self._require_ready()
         handler = self._handler(service)
         value = handler.params.check(params)
         named = inputs.references(handler, value)
@@ -422,11 +420,11 @@ class Supervisor:
         left = await self._carrier.open()
         await asyncio.gather(*(self._ended(task_id, by=None) for task_id in left))  # which commits them together
         self._retention.open()
-        self._open = True
+        self.phase = "ok"
 
     async def drain(self, within_s: float) -> None:
         """Stop in good order: every child saves its place and exits; what did not within the time is ended."""
-        self._open = False
+        self.phase = "draining"
         await self._retention.close()
         await self._carrier.drain(within_s)
         ends = [asyncio.create_task(room.close()) for room in (self._carrier, self._cleaner)]
@@ -453,6 +451,11 @@ class Supervisor:
                 await self.delete(task.id, user=None, by=None)
         else:
             await self.withdraw(task, by=None)
+
+    def _require_ready(self) -> None:
+        if not self.ready:
+            message = "the server is starting or stopping; try again in a moment"
+            raise UnavailableError(message)
 
     def _handler(self, service: str) -> AnyHandler:
         handler = self.registry.handlers.get(service)
@@ -486,8 +489,7 @@ class Supervisor:
 
     def _accepted(self, task: Task, delivery: Delivery) -> str:
         """The params that a task has once it takes a delivery. Raises as `connect`."""
-        if not self._open:
-            raise UnavailableError("the server is starting or stopping; try again in a moment")
+        self._require_ready()
         if task.after(Event.CONNECTED) is None and task.after(Event.RESUME) is None:
             raise ConflictError(task, Event.RESUME)
         place = received(task)

@@ -28,7 +28,7 @@ async def health(request: web.Request) -> web.StreamResponse:
     supervisor = request.app[SUPERVISOR]
     counts = await supervisor.store.counts()
     now: shapes.Health = {
-        "status": "ok" if supervisor.ready else "draining",
+        "status": supervisor.phase,
         "version": VERSION,
         "running": supervisor.running,
         "pending": counts.get(Status.PENDING, 0),

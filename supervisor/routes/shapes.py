@@ -154,7 +154,7 @@ class Receipt(TypedDict):
     processes: list[Process]
     """All that were killed."""
     survivors: int
-    """How many outlived it: 0, but for what hangs in the kernel."""
+    """0: there is no receipt before all of them are dead."""
     cleaned: bool
     """Whether the service has undone its outside effects."""
     files_deleted: int
@@ -300,7 +300,7 @@ class TeamPage(TypedDict):
 class Health(TypedDict):
     """That the server runs, and how much it has to do."""
 
-    status: Annotated[str, WithJsonSchema({"enum": ["ok", "draining"]})]
+    status: Annotated[str, WithJsonSchema({"enum": ["starting", "ok", "draining"]})]
     version: str
     running: int
     """Tasks that have a process."""

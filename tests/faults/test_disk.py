@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import aiohttp
 import psutil
 import pytest
 from fault_tools import (
@@ -20,7 +21,7 @@ from fault_tools import (
     until_logged,
     until_place,
 )
-from harness import Server, problem, serving, squares
+from harness import Server, problem, serving, squares, until
 from small_disk import cramped, small_disk
 
 MIB = 1 << 20
@@ -236,6 +237,32 @@ async def test_it_is_killed_while_the_database_is_locked(tmp_path: Path) -> None
         assert place(server, task_id) >= 50
         await server.start()
         assert (await server.until(task_id, lambda task: task["attempt"] == 2))["checkpoint"]["sequence"] >= 50
+        await server.until_status(task_id, "completed")
+        assert await server.file(task_id, "lines.txt") == squares(100)
+
+
+async def test_it_accepts_nothing_before_it_has_recovered(tmp_path: Path) -> None:
+    """The port is open by then: who asks is told that the server is starting, and starts are refused."""
+    async with faulty(tmp_path) as server:
+        task_id = await server.launch("steps", {"steps": 100})
+        await until_place(server, task_id, 1)
+        await server.kill()
+        refuse(server, "BEFORE UPDATE ON tasks WHEN NEW.status = 'pending'")
+        server.settings["INTERMISSION_PORT"] = server.url.rpartition(":")[2]
+        listening = await server.begin()
+
+        async def starting() -> bool:
+            with contextlib.suppress(aiohttp.ClientConnectorError):
+                return (await server.ask("GET", "/health")).json["status"] == "starting"
+            return False
+
+        await until(starting)
+        problem(await server.ask("GET", "/health/ready"), 503, "unavailable")
+        problem(await server.ask("POST", "/steps/start", json={"steps": 1}), 503, "unavailable")
+        assert not listening.done()
+        allow(server)
+        await listening
+        assert (await server.ask("GET", "/health")).json["status"] == "ok"
         await server.until_status(task_id, "completed")
         assert await server.file(task_id, "lines.txt") == squares(100)
 
