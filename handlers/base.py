@@ -279,10 +279,11 @@ def handler(
             raise TypeError(f"{function.__qualname__} is a stream service, so its params must be BodyInfo")
         if stream and getattr(state(), "received", None) != 0:
             raise TypeError(f"{function.__qualname__} is a stream service, so its state must have received: int = 0")
+        schema = Schema(params)
         return Handler(
             service=service,
             run=function,
-            params=Schema(params),
+            params=schema,
             state=Schema(state),
             result=Schema(result),
             version=version,
@@ -292,7 +293,7 @@ def handler(
             stall_after_s=stall_after_s,
             max_running=max_running,
             stream=stream,
-            body=_body(function, body, Schema(params)),
+            body=_body(function, body, schema),
         )
 
     return declare

@@ -1,7 +1,7 @@
 """The service ``csv``: logs each row of a CSV file, and goes on after a pause at the byte where it was.
 
 The rows go to the output ``rows.log``, not to the task's log: an output repeats nothing after a crash and may have any
-size, where the log keeps what was printed before the crash and ends a task at 64 MB.
+size, where the log keeps what was printed before the crash and ends a task at 64 MiB.
 """
 
 from collections.abc import Mapping

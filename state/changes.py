@@ -43,7 +43,6 @@ DELETE FROM tombstones
 WHERE id IN (SELECT id FROM tombstones INDEXED BY tombstones_gone WHERE gone_at < ? ORDER BY gone_at LIMIT ?)
 """
 
-
 _EARLIER: Final = "SELECT task_id, digest FROM start_keys WHERE user = ? AND name = ? AND at > ?"
 _KEEP_KEY: Final = "INSERT OR REPLACE INTO start_keys (user, name, digest, task_id, at) VALUES (?, ?, ?, ?, ?)"
 _FORGET_KEYS: Final = """
@@ -51,7 +50,6 @@ DELETE FROM start_keys
 WHERE (user, name) IN (SELECT user, name FROM start_keys INDEXED BY start_keys_at WHERE at <= ? ORDER BY at LIMIT 4)
 """
 """Each start with a key takes more old ones away than it adds, so that none stays for long."""
-
 
 USAGE: Final = "SELECT bytes, uploads, unfinished FROM usage WHERE user = ?"
 _COUNT: Final = """

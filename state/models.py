@@ -243,15 +243,14 @@ class EventRecord:
     """The user who asked; None for what the supervisor did itself."""
 
 
-class _Keep:
+class Keep:
     """The default of a `Change` field: leave the column as it is."""
 
     def __repr__(self) -> str:
         return "KEEP"
 
 
-KEEP: Final = _Keep()
-Keep = _Keep
+KEEP: Final = Keep()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,11 +49,11 @@ class Store(Protocol):
         """Commit what was asked for, then close. Safe to call twice."""
 
     async def add(self, task: NewTask) -> Task | Earlier | Usage:
-        """Insert a pending task; the promise behind a 2xx. An id that exists is a `StoreError`.
+        """Insert a new task; the promise behind a 2xx. An id that exists is a `StoreError`.
 
         With ``due_at`` it is left by every claim before. With a ``key`` whose name the user has given within
         `KEYS_KEPT_S` nothing is inserted: the answer is that earlier start, whatever has become of its task. Nor is it
-        where its user's usage would come to more than its ``quota`` with it: the answer is the usage as it is.
+        where that would take its user over its ``quota``: the answer is the usage as it is.
         """
 
     async def advance(self, change: Change) -> Task | None:
@@ -133,7 +133,7 @@ class Store(Protocol):
         """
 
     async def oldest(self) -> float | None:
-        """When the first of what expires (the tasks of `expired`, and tombstones) came to that; None without any."""
+        """When the first of what expires (a task of `expired`, a tombstone) was finished or gone; None without any."""
 
     async def abandoned(self, at: float, limit: int, after: Task | None = None) -> list[Task]:
         """Up to ``limit`` paused tasks whose ``due_at`` is before then, the first first; otherwise as `expired`."""

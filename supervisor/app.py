@@ -175,8 +175,8 @@ def _import(hello: wire.Hello) -> registry.Registry:
     """Import what the fork server could import, for the types; a failure there is a warning here."""
     for failure in hello.failures:
         _log.error("a handler module cannot be used", module=failure.module, error=failure.error)
-    if hello.threads > 1:
-        _log.warning("handler modules started threads, which children will not have", threads=hello.threads - 1)
+    if hello.threads:
+        _log.warning("handler modules started threads, which children will not have", threads=hello.threads)
     handlers = registry.load(hello.modules)
     _log.info("handlers", services=sorted(handlers.handlers))
     return handlers

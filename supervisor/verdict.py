@@ -41,7 +41,7 @@ def verdict(task: Task, ending: Ending, retry: Retry, moment: Moment) -> Change:
     return replace(change, checkpoint=ending.checkpoint, end=attempt_end(ending, change, moment.at))
 
 
-def loss(task: Task, reached: int, at: float) -> Change:
+def _loss(task: Task, reached: int, at: float) -> Change:
     """The step of a task whose child vanished, nobody's fault: free, unless it happens at one place again and again."""
     if task.stream:  # the client decides when it comes again, so nothing is launched in a loop
         return Change(task=task, event=Event.LOST, at=at, reason=_stream_reason(task))
@@ -72,7 +72,7 @@ def attempt_end(ending: Ending, change: Change, at: float) -> AttemptEnd:
         ended_at=at,
         outcome=change.event,
         exit_code=end.exit_code,
-        signal=None if end.signal is None else signal_name(end.signal),
+        signal=None if end.signal is None else _signal_name(end.signal),
         cpu_s=end.cpu_s,
         peak_memory_bytes=end.peak_memory_bytes,
         error=change.error if isinstance(change.error, ErrorInfo) else None,
@@ -95,7 +95,7 @@ def error_of(ending: Ending, attempt: int) -> ErrorInfo:
     if kind is not None:
         return ErrorInfo(kind=kind, type=None, message=message, attempt=attempt)
     if end.signal is not None:
-        name = signal_name(end.signal)
+        name = _signal_name(end.signal)
         return ErrorInfo(
             kind="signal", type=None, message=f"its process was killed by {name}", signal=name, attempt=attempt
         )
@@ -116,7 +116,7 @@ def _fault(ending: Ending) -> tuple[str | None, str]:
     return None, ""
 
 
-def signal_name(number: int) -> str:
+def _signal_name(number: int) -> str:
     """``SIGSEGV`` for 11."""
     try:
         return signal.Signals(number).name
@@ -175,7 +175,7 @@ def _drained_or_lost(task: Task, ending: Ending, moment: Moment) -> Change:
     if moment.draining:
         reason = Reason.FORCED if task.status is Status.PAUSING else _stream_reason(task)
         return Change(task=task, event=Event.DRAINED, at=moment.at, reason=reason)
-    return loss(task, _reached(task, ending), moment.at)
+    return _loss(task, _reached(task, ending), moment.at)
 
 
 def _errored(task: Task, ending: Ending, retry: Retry, moment: Moment) -> Change:

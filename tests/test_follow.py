@@ -344,7 +344,7 @@ async def test_many_at_once(teller: Teller) -> None:
 
 
 async def test_waiting_costs_nothing(server: Server, tmp_path: Path) -> None:
-    """Sixty clients of six silent tasks: the server does not even wake up."""
+    """Sixty clients of six silent tasks: the server wakes only to look at the size of each log."""
     tellers = [await Teller(server, tmp_path / f"script{n}").start() for n in range(6)]
     async with contextlib.AsyncExitStack() as stack:
         streams = []

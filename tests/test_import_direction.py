@@ -38,9 +38,9 @@ def test_imports_go_one_way(folder: str) -> None:
 
 @pytest.mark.parametrize("module", IN_CHILDREN)
 def test_a_child_carries_no_server(module: str) -> None:
-    """What is loaded in the fork server costs memory in every child: only handlers and its own five modules."""
+    """What is loaded in the fork server costs memory in every child: only handlers and its own modules."""
     names = imports(ROOT / "supervisor" / "process" / f"{module}.py")
     ours = {name for name in names if name.startswith("intermission.")}
     allowed = ("intermission.handlers", "intermission.supervisor.process")
     assert all(name.startswith(allowed) for name in ours), ours
-    assert not names & {"asyncio", "structlog", "psutil", "aiohttp", "pydantic_settings"}
+    assert not names & {"asyncio", "structlog", "psutil", "aiohttp"}

@@ -17,7 +17,7 @@ def connected() -> tuple[Child, socket.socket, asyncio.Event]:
     """A child's end here, the far end of its pipe, and whether its tree was to be ended."""
     near, far = Pipe()
     ended = asyncio.Event()
-    return Child(7, near, ended.set), socket.socket(fileno=os.dup(far.fileno())), ended
+    return Child(near, ended.set), socket.socket(fileno=os.dup(far.fileno())), ended
 
 
 async def heard(child: Child) -> list[wire.Report]:

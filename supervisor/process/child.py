@@ -115,7 +115,7 @@ def _text(error: BaseException) -> str:
     """What the exception says; its class may be the author's, and so may the fault in its ``__str__``."""
     try:
         return str(error)
-    except Exception:  # noqa: BLE001
+    except Exception:  # noqa: BLE001 -- it may raise anything
         return f"<{type(error).__name__} whose text cannot be had>"
 
 

@@ -114,45 +114,44 @@ class ForkServer:
         gc.collect()
         gc.freeze()
         pages.collapse()
-        self._tell(wire.Hello(self._registry.modules, failures, threading.active_count()))
+        self._tell(wire.Hello(self._registry.modules, failures, threading.active_count() - 1))
 
-    def _launch(self, order: wire.Launch, pipes: list[int]) -> None:
+    def _launch(self, order: wire.Launch, ends: list[int]) -> None:
         handler = self._registry.handlers.get(order.service)
         if handler is None:
-            _close(pipes)
+            _close(ends)
             self._tell(wire.LaunchFailed(order.child, f"there is no handler for {order.service!r}"))
             return
         parent = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
-            _close(pipes)
+            _close(ends)
             self._tell(wire.LaunchFailed(order.child, f"cannot fork: {error.strerror}"))
             return
         if pid == 0:
-            self._become_child(handler, order, pipes, parent)
-        _close(pipes)
+            self._become_child(handler, order, ends, parent)
+        _close(ends)
         process = tree.look(pid)  # ours, so at the worst a zombie: it is there
         ticks, started_at = (process.ticks, process.started_at) if process else (0, 0.0)
         root = _Root(order.child, pid, ticks, session=pid)
         self._roots[order.child] = self._by_pid[pid] = root
         self._tell(wire.Launched(order.child, pid, ticks, started_at))
 
-    def _become_child(self, handler: AnyHandler, order: wire.Launch, pipes: list[int], parent: int) -> NoReturn:
-        """Leave everything of the fork server behind, keep the pipes, and run."""
+    def _become_child(self, handler: AnyHandler, order: wire.Launch, ends: list[int], parent: int) -> NoReturn:
+        """Leave everything of the fork server behind, keep its own ends, and run."""
         try:
             signal.set_wakeup_fd(-1)
             child.detach_from_fork_server(parent, order.service)
             self._control.detach()  # closed below by number: the object must not close a number that is in use again
             first = 3
-            for fd in sorted(pipes):
+            for fd in sorted(ends):
                 os.closerange(first, fd)
-                os.set_inheritable(
-                    fd, False
-                )  # it arrived without that; programs that a handler starts must not hold it
+                # It arrived without that; programs that a handler starts must not hold it.
+                os.set_inheritable(fd, False)
                 first = fd + 1
             os.closerange(first, os.sysconf("SC_OPEN_MAX"))
-            child.main(handler, Connection(pipes[0]), *pipes[1:])
+            child.main(handler, Connection(ends[0]), *ends[1:])
         finally:
             os._exit(70)
 

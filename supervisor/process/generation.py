@@ -104,8 +104,8 @@ class Generation:
     def _sweep(self) -> None:
         """End whatever an earlier generation left, until nothing with its cookie runs."""
         entry = f"{COOKIE}={self.cookie}".encode()
-        ours = {os.getpid(), os.getppid()}
-        while left := [p for p in tree.with_environment(entry) if p.pid not in ours and p.state not in "ZX"]:
+        parent = os.getppid()
+        while left := [p for p in tree.with_environment(entry) if p.pid != parent and p.state not in tree.DEAD]:
             tree.signal_all((p.pid for p in left), signal.SIGKILL)
             for process in left:
                 _await_end(_Identity(process.pid, process.ticks, boot_id()), 1.0)

@@ -64,9 +64,8 @@ class Child:
     task that had completed, and was told of a checkpoint in the instant of its exit, would have ended without a word.
     """
 
-    def __init__(self, number: int, pipe: Connection, end: Callable[[], None]) -> None:
+    def __init__(self, pipe: Connection, end: Callable[[], None]) -> None:
         """``pipe``: our end, which is closed with the child."""
-        self.number = number
         self.pid: int | None = None
         self.ticks: int | None = None
         self.started_at: float | None = None

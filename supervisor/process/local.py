@@ -71,7 +71,7 @@ class LocalLauncher:
         with far:  # kept open here, it would hide the child's death from us
             self._number += 1
             number = self._number
-            child = self._children[number] = Child(number, near, lambda: self._end(number))
+            child = self._children[number] = Child(near, lambda: self._end(number))
             try:
                 self._order(wire.Launch(number, service), [far.fileno(), *body])
             except OSError:

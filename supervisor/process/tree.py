@@ -18,6 +18,7 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 DEAD: Final = "ZX"
 """States of a process that runs no more and waits to be reaped."""
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_WALKS: Final = 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -28,7 +29,6 @@ class Process:
     pid: int
     ticks: int
     name: str
-    ppid: int
     state: str
     session: int
 
@@ -79,7 +79,6 @@ def look(pid: int) -> Process | None:
         pid=pid,
         ticks=int(fields[19]),
         name=name.decode(errors="replace"),
-        ppid=int(fields[1]),
         state=fields[0].decode(),
         session=int(fields[3]),
     )
@@ -122,38 +121,35 @@ def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def stop(root: int, rounds: int = 20) -> dict[int, Process]:
+def stop(root: int) -> dict[int, Process]:
     """SIGSTOP a root and everything below it; what was found.
 
-    Walks again until a walk finds nothing new, since a program may fork while it is walked; gives up after ``rounds``
-    because the caller must not wait: what is left is adopted, and found, once the root is dead.
+    Walks again until a walk finds nothing new, since a program may fork while it is walked; gives up after
+    `_WALKS`, because the caller must not wait: what is left is adopted, and found, once the root is dead.
     """
     found: dict[int, Process] = {}
     fresh = [root]
-    while fresh and rounds:
+    for _ in range(_WALKS):
         for pid in fresh:
             if (process := look(pid)) is not None:
                 found[pid] = process
         signal_all(fresh, signal.SIGSTOP)
         fresh = [pid for pid in descendants(root) if pid not in found]
-        rounds -= 1
+        if not fresh:
+            break
     return found
 
 
-def end_children(keep: Iterable[int] = ()) -> int:
-    """SIGKILL and reap every child of this process but ``keep``, and what is adopted by that, until none is left.
+def end_children() -> None:
+    """SIGKILL and reap every child of this process, and what is adopted by that, until none is left.
 
-    Blocks until they are dead: for a process that has nothing else to do, or a thread. How many there were.
+    Blocks until they are dead: for a process that has nothing else to do, or a thread.
     """
-    kept = set(keep)
-    count = 0
-    while fresh := [pid for pid in children(os.getpid()) if pid not in kept]:
+    while fresh := children(os.getpid()):
         signal_all(fresh, signal.SIGKILL)
         for pid in fresh:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
-                count += 1
-    return count
 
 
 def reap_adopted(keep: Iterable[int] = ()) -> None:

@@ -18,8 +18,9 @@ NO_DISK: Final = NO_SPACE | {errno.EIO, errno.EFBIG, errno.EROFS}
 MAX_STATE_BYTES: Final = 1 << 20
 MAX_RESULT_BYTES: Final = 1 << 20
 MAX_REPORT_BYTES: Final = MAX_RESULT_BYTES + (1 << 16)
-MAX_REQUEST_BYTES: Final = 1 << 24
 """The largest frame that a child may send; anything longer is a fault of the child."""
+MAX_REQUEST_BYTES: Final = 1 << 24
+"""The largest frame that a child takes."""
 MAX_TEXT: Final = 16_384
 """Characters of an error's message or traceback that travel; the whole of it is in the task's log."""
 MAX_PACKET_BYTES: Final = 1 << 17
@@ -172,7 +173,7 @@ class Setup(_Message, frozen=True):
 
 
 class Launch(_Message, frozen=True):
-    """Fork a child; its pipe end, and of a stream service that of its body, travel with this message.
+    """Fork a child; its end of the pipe, and of a stream service those of the body, travel with this message.
 
     ``child`` is our number for it, never reused.
     """

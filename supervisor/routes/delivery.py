@@ -1,7 +1,8 @@
 """The way of a request's body to the child of a stream service's task.
 
-The child reads it from the connection itself, where it can (`Direct`), and otherwise it goes block by block through a
-pipe; so a child that writes slowly slows the client. However it ends, what it came to says how far the data is durable.
+The child reads it from the connection itself, where it can (`Direct`), and otherwise it goes block by block through
+memory that both have; so a child that writes slowly slows the client. However it ends, what it came to says how far the
+data is durable.
 """
 
 import asyncio

@@ -76,7 +76,7 @@ def limit(values: dict[str, list[str]]) -> int:
     return requests.integer(values, "limit", _DEFAULT_LIMIT, 1, _MAX_LIMIT)
 
 
-def no_cursor() -> Problem:
+def _no_cursor() -> Problem:
     """A cursor that no page has given."""
     return _misfit("cursor", "Must be the next of the page before")
 
@@ -86,7 +86,7 @@ def before(values: dict[str, list[str]]) -> int | None:
     if "cursor" not in values:
         return None
     if not _NUMBER.fullmatch(values["cursor"][0]):
-        raise no_cursor()
+        raise _no_cursor()
     return int(values["cursor"][0])
 
 
@@ -112,7 +112,7 @@ def _cursor(values: dict[str, list[str]]) -> str | None:
     try:
         return requests.task_id(values["cursor"][0])
     except UnknownTaskError:
-        raise no_cursor() from None
+        raise _no_cursor() from None
 
 
 def _misfit(parameter: str, detail: str) -> Problem:

@@ -21,7 +21,6 @@ MAX_BODY_BYTES: Final = 1 << 20
 MAX_WAIT_S: Final = 60.0
 _ID: Final = re.compile(ID_PATTERN)
 _WAIT: Final = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d+)"?(?=\s*(?:[,;]|$))', re.ASCII | re.IGNORECASE)
-_BOUND: Final = 1_000_000_000
 _KEY: Final = re.compile(r"[!-~]{1,255}")
 _CONTINUE: Final = "100-continue"
 
@@ -146,7 +145,7 @@ def query(request: web.Request, *known: str, repeatable: Collection[str] = ()) -
     return values
 
 
-def integer(values: dict[str, list[str]], name: str, default: int, least: int, most: int = _BOUND) -> int:
+def integer(values: dict[str, list[str]], name: str, default: int, least: int, most: int) -> int:
     """A whole number of the query. Raises `Problem` (422)."""
     if name not in values:
         return default

@@ -24,7 +24,6 @@ from intermission.supervisor.routes.operation import Operation
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$")]
 _Value = Annotated[str, Field(max_length=255)]
 
-
 _TEN_YEARS_S: Final = 315_360_000
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
