@@ -40,8 +40,8 @@ def reserve(fd: int, size: int, folder: Path) -> None:
     """
     turn = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # Each in its turn: of three that did it at once each took a third of what one would have fitted into, and none
-        # got it. Nor is what does not fit tried: until it fails it takes what the others' checkpoints need.
+        # One at a time: three at once each took a third of what would have held one of them, and all failed. What
+        # cannot fit is not even tried: until it fails it would hold what the checkpoints of others need.
         fcntl.flock(turn, fcntl.LOCK_EX)
         file, disk = os.fstat(fd), os.fstatvfs(fd)
         error = errno.ENOSPC

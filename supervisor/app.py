@@ -45,10 +45,11 @@ _SYNCS_AT_ONCE: Final = 8
 _LAST_ANSWERS_S: Final = 1.0
 _BACKLOG: Final = 128
 _LINGER_S: Final = 2.0
-"""How long the rest of a body that is refused is read and dropped, so that its client hears the answer. A browser looks
-at it only when all is sent or nothing more can be: so long it takes until its user sees somebody else's pause."""
+"""How long the rest of a body that is refused is read and dropped, so that its client hears the answer. A browser
+reads it only once it has sent everything or can send no more: so late its user may see somebody else's pause."""
 _MOST_OF_A_LINE: Final = 24 << 10
-"""In the head of a request: more than what an upload may be told to be called or made of, which has a clear answer."""
+"""In the head of a request. More than the longest name and the longest list of parts that an upload may have, so that
+what is too long for us gets an answer of ours."""
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 _log = structlog.get_logger()
 
@@ -83,8 +84,8 @@ async def _serve(config: Config) -> None:
                 await stop.wait()
             _log.info("stopping", drain_s=config.drain_s)
     finally:
-        # Handlers would be given back to the system by the end of the loop (its own) or of the interpreter. A second
-        # signal must not make of this a death by signal, whichever thread it comes to; one may still be ending.
+        # The end of the loop, and that of the interpreter, give the signals back to the system, and a second one would
+        # then kill us in the middle of our own end: from here on they are ignored.
         for number in _STOPPING:
             signal.signal(number, signal.SIG_IGN)
 

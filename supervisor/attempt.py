@@ -31,9 +31,9 @@ from intermission.supervisor.timers import Timers
 COMMIT_WITHIN_S: Final = 0.25
 """The most that a power cut may take: how long a checkpoint may wait for the store."""
 _WAIT_S: Final = 1.0
-"""Before what nothing could be opened for is tried again."""
+"""How long a launch that found no free descriptor waits for the next try."""
 _NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
-"""No descriptor is: no fault of a handler's."""
+"""The errors that say so; they are no fault of the handler's."""
 _LEAST_BYTES: Final = 4 << 10
 """With fewer at a time a child does not go on reading from the client's connection."""
 Took = wire.Took

@@ -23,7 +23,12 @@ _FLAGS: Final = (
     ("max-user-bytes", "BYTES", "none", "What all uploads of one user may come to."),
     ("max-user-unfinished", "N", "10000", "How many uploads of one user may be unfinished."),
     ("upload-idle-s", "SECONDS", "60", "How long an upload may bring nothing before it is paused."),
-    ("upload-min-rate", "BYTES", "1024", "A second, over three times that: slower uploads are paused. 0: none."),
+    (
+        "upload-min-rate",
+        "BYTES",
+        "1024",
+        "A second, over three times upload-idle-s: what is slower is paused. 0: none.",
+    ),
     ("upload-expires-days", "DAYS", "7", "How long an upload is kept that no client goes on with."),
     (
         "cors-origins",
@@ -69,7 +74,7 @@ Examples:
   curl -H "Authorization: Bearer $(intermission token anna)" localhost:8080/tasks
   intermission token root --admin --hours 1                   sees and controls everybody's tasks
 
-A token cannot be taken back before it ends, except all of them by another secret: give short lives to strong ones."""
+A token cannot be revoked; another secret revokes all of them. Give powerful tokens short lives."""
 
 
 def _settings(command: _Command) -> _Command:

@@ -70,7 +70,7 @@ _MOST_NAMED: Final = 200
 _LEAST_FREE_BYTES: Final = 16 << 20
 """With less room on the disk nothing is accepted: what there is needs it to come to an end."""
 _CLEANED_WITHIN_S: Final = 60.0
-"""How long a task that is withdrawn may hold up what comes next: after that it is cleaned beside that."""
+"""How long to wait until a task that is withdrawn is cleaned; after that it goes on in the background."""
 _ENDS_WITHIN_S: Final = 0.5
 """How long it may take, at the end of a drain, until the trees that are to be ended are dead."""
 _log = structlog.get_logger()
@@ -235,8 +235,8 @@ class Supervisor:
     async def _keep_room(self, task: Task, size: int, *, withdrawn: bool) -> None:
         """Have the disk keep room for an upload before anybody is told of it. Raises `NoSpaceError`.
 
-        ``withdrawn``: whether nothing is left of it then; with a key somebody else may know of it already. Where it
-        could not be done, or the server is killed before, its first attempt does it.
+        ``withdrawn``: whether the task is terminated then. Not with a key, as another request may have been told of it.
+        Where room cannot be kept now, or the server is killed before, its first attempt does it.
         """
         try:
             try:

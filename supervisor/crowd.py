@@ -8,7 +8,7 @@ from intermission.supervisor.errors import CrowdedError
 
 @dataclass(slots=True)
 class Crowd:
-    """See the module. A place is taken before anything is awaited, or many who come at once would all find it free."""
+    """See the module. A place is taken before anything is awaited: else many would find the same one free."""
 
     most: int
     most_of_user: int

@@ -14,7 +14,7 @@ def keep_freed() -> None:
     """Have glibc keep what a block of a body was in for the next block; other libraries do as they do.
 
     Else it gives the end of its heap back to the kernel whenever 128 KiB of that are free, and takes it again for the
-    next block, whose pages are then zeroed once more: that was a seventh of what a body costs that is copied.
+    next block, whose pages are then zeroed once more: that was a seventh of the cost of a body that is copied.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

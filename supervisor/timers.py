@@ -25,7 +25,7 @@ class Timers:
         self._armed[name] = self._loop.call_later(delay_s, then)
 
     def arm_together(self, name: str, within_s: float, then: Callable[[], None]) -> None:
-        """Call that at the last of the moments, which all attempts have in common, at which it is not too late."""
+        """Call that within this time, at the last multiple of `_TOGETHER_S`: all attempts share these moments."""
         now = self._loop.time()
         latest = now + within_s
         self.arm(name, latest - latest % _TOGETHER_S - now, then)

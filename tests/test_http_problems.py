@@ -302,9 +302,12 @@ async def test_a_packed_body(server: Server, coding: str) -> None:
 
 async def test_a_client_that_goes_away_in_the_middle_of_a_body(server: Server) -> None:
     """Half a body is no start, and nothing to complain about."""
+    before, complaints = (await server.ask("GET", "/tasks?limit=1")).json["items"], list(server.log)
     half = b"POST /steps/start HTTP/1.1\r\n" + HOST + b"Content-Length: 9\r\n\r\n{}"
     await server.talk(half, hang_up=True)
     await server.talk(half.replace(b"Content-Length: 9", b"Transfer-Encoding: chunked") + b"\r\n", hang_up=True)
+    assert (await server.ask("GET", "/tasks?limit=1")).json["items"] == before
+    assert server.log == complaints
 
 
 # What does not fit, all at once.

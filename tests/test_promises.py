@@ -225,7 +225,7 @@ async def test_tasks_in_every_status(promised: Promised, tmp_path: Path) -> None
             await promised.ask(line, 410)
 
 
-async def test_data(promised: Promised) -> None:
+async def test_uploads_keep_the_promises(promised: Promised) -> None:
     """Uploads that come whole, in parts, too slowly, and not as they were announced."""
     server, start, content = promised.server, "POST /upload/start", data(3 * MIB)
     whole = (await promised.ask(f"{start}?filename=a.txt", 201, data=b"abc")).json

@@ -40,7 +40,7 @@ def read(incoming: Incoming, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("most", [7, 1000, 65_536, RING_BYTES - 1, RING_BYTES, RING_BYTES + 1, 3 * RING_BYTES])
-async def test_exact(most: int) -> None:
+async def test_what_comes_out_is_what_went_in(most: int) -> None:
     """Pieces of every size, read while more is written: at each place of the ring, and at its end."""
     chance = seeded()
     content = chance.randbytes(min(WHOLE, 20_000 * most))

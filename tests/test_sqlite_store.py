@@ -161,7 +161,9 @@ class TestOpening:
         path.touch()
         store = SqliteStore(path)
         await store.open()
-        await store.add(new())
+        added = await store.add(new())
+        assert isinstance(added, Task)
+        assert await store.get(added.id) == added
         await store.close()
 
     async def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:

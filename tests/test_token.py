@@ -44,7 +44,7 @@ def test_a_token_for_a_user() -> None:
 @pytest.mark.parametrize(
     ("args", "life_s"), [(["--days", "1"], DAY_S), (["--hours", "1"], 3600), (["--days", "3650"], 3650 * DAY_S)]
 )
-def test_its_life(args: list[str], life_s: int) -> None:
+def test_how_long_a_token_lives(args: list[str], life_s: int) -> None:
     """In days or in hours."""
     assert made("anna", *args)[1] == pytest.approx(life_s, abs=5)
 

@@ -67,7 +67,7 @@ async def _so(is_so: bool) -> bool:
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, MIB, MIB + 1, 5 * MIB + 3])
-async def test_whole(server: Server, size: int) -> None:
+async def test_any_size_arrives_exactly(server: Server, size: int) -> None:
     """One request, one answer: completed, with the name, the size and the digest, and the file is what was sent."""
     sent = data(size)
     answer = await upload(server, sent, "?filename=a.bin", Content_Type="image/png")

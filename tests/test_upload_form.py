@@ -85,7 +85,7 @@ async def nothing_kept(server: Server, before: str) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, MIB - 1, 5 * MIB + 3])
-async def test_whole(server: Server, size: int) -> None:
+async def test_any_size_arrives_exactly(server: Server, size: int) -> None:
     """The file is what was between its head and the boundary; its name and its type are those of the form."""
     sent = data(size)
     answer = await post(server, HEAD + sent + END)

@@ -121,13 +121,13 @@ def minor_faults(server: Server) -> int:
         *(64 * MIB + n for n in (-1, 0, 1)),
     ],
 )
-async def test_sizes(server: Server, size: int) -> None:
+async def test_every_size_at_a_boundary(server: Server, size: int) -> None:
     """At every boundary of the way, exactly what was sent."""
     await removed(server, await sent_whole(server, HUGE[:size]))
 
 
 @pytest.mark.parametrize("step", [1, 100, 1448, 65_536 + 1, WORTH_BYTES - 1])
-async def test_steps(server: Server, step: int) -> None:
+async def test_every_size_of_a_piece(server: Server, step: int) -> None:
     """Whatever pieces it comes in, and some that are slower than it is worth waiting for."""
     size = min(3 * MIB, 3000 * step)
     sending = await begin(server, "/upload/start", length=size + 2 * MIB)

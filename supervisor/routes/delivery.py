@@ -66,7 +66,7 @@ class End(Enum):
 
 
 def check_crowd(request: web.Request) -> None:
-    """Refuse the body of a new upload if no place is free, or it would be created only to wait for another request.
+    """Refuse the body of a new upload while no place is free: else it would be created only to wait.
 
     Raises `CrowdedError`.
     """

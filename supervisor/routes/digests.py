@@ -1,8 +1,8 @@
 """What clients say that data comes to, and what they are told of it (RFC 9530).
 
 `Repr-Digest` is of the whole, `Content-Digest` of one body, and `Want-Repr-Digest` says what a client would like to be
-told. Algorithms that are not known are left aside, as the RFC has it. So is a wish that is none; but a digest that is
-none is refused, for whoever sent it believes that it is verified.
+told. Unknown algorithms and malformed wishes are left aside, as the RFC has it; a malformed digest is refused,
+for whoever sent it believes that it is verified.
 """
 
 import base64

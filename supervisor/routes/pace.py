@@ -1,4 +1,4 @@
-"""How slowly a client may bring its body: not nothing for too long, and not next to nothing for longer.
+"""How slowly a client may send: nothing for the idle time at most, less than the least rate for three times that.
 
 Only time that was spent waiting for the client counts. A slow disk, a child that is stopped or another request of ours
 is never held against it.
@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 _WINDOWS: Final = 3
-"""So many times as long as nothing may come, too little may: who is fast and falls silent has the whole idle time."""
+"""So many idle times, so that who was fast and falls silent still has a whole one."""
 
 
 class TooSlowError(TimeoutError):

@@ -1,7 +1,7 @@
-"""The origin that a client sees us at, which behind a proxy only the proxy knows: those are believed that are listed.
+"""The origin at which a client sees us. Behind a proxy only that knows it, and only those that are listed are believed.
 
 What a listed one says is `Forwarded` (RFC 7239) or, where there is none, `X-Forwarded-Proto` and `X-Forwarded-Host`.
-Whatever anybody else says is only a sign that nobody here can tell.
+From anybody else such a header shows only that there is a proxy: then the origin is not known.
 """
 
 import ipaddress

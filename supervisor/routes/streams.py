@@ -37,7 +37,7 @@ FILE_TYPES: Final = (
     *("text/csv", "application/jsonl", "application/x-ndjson", "application/octet-stream"),
     multipart.MEDIA_TYPE,
 )
-"""Of a body that is a file, for a service that takes one: it has to be said, or JSON without its type would be one."""
+"""The types of a body that is a file. One has to be given: without it the body may be JSON."""
 
 
 @with_config(use_attribute_docstrings=True)

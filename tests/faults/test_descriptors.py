@@ -74,7 +74,7 @@ async def test_a_task_waits(server: Server, spare: int) -> None:
     """For something that it can be launched with, in its first attempt: it has made no error."""
     with left(server, spare):
         task_id = await server.launch("steps", {"steps": 2, "delay_s": 0})
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.3)  # a launch is tried at once, and what fails here is to be tried again later
     task = await server.until_status(task_id, "completed")
     assert (task["attempt"], task["error"]) == (1, None)
 
