@@ -7,7 +7,7 @@ from typing import Any, Final
 from intermission.state import rows
 from intermission.state.models import KEEP, Change, Checkpoint, Earlier, Keep, Kind, NewTask, Task, Tombstone, Usage
 from intermission.state.status import Event, Status
-from intermission.state.store import KEYS_KEPT_S
+from intermission.state.store import KEYS_KEPT_S, WARY_AFTER
 from intermission.state.transaction import Operation, Transaction
 
 _FINISHED: Final = frozenset({Status.COMPLETED, Status.FAILED})
@@ -152,7 +152,7 @@ def _columns(change: Change, target: Status) -> Mapping[str, Any]:
 
 def claim(limit: int, services: Collection[str], at: float, *, wary: bool) -> Operation[list[Task]]:
     """See `Store.claim`."""
-    index, losses = ("tasks_wary", ">= 3") if wary else ("tasks_ready", "< 3")
+    index, losses = ("tasks_wary", f">= {WARY_AFTER}") if wary else ("tasks_ready", f"< {WARY_AFTER}")
     of_service = _NEXT_OF_SERVICE.format(index=index, losses=losses)
     sql = _CLAIM.format(next=" UNION ALL ".join([of_service] * len(services)))
     values = [at, *(value for service in services for value in (service, limit)), limit]

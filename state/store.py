@@ -23,6 +23,8 @@ from intermission.state.models import (
 )
 from intermission.state.status import Status
 
+WARY_AFTER: Final = 3
+"""The losses at one checkpoint that a wary claim is for. The indexes of what is pending have this number too."""
 KEYS_KEPT_S: Final = 86_400.0
 """How long a start is known by its key."""
 
@@ -73,7 +75,7 @@ class Store(Protocol):
 
         Higher priority first, then first come first served. Tasks whose ``due_at`` is later than ``at`` are left; that
         of the others is cleared.
-        With ``wary``, only tasks with three or more losses are taken; without, only the others.
+        With ``wary``, only tasks with `WARY_AFTER` losses or more are taken; without, only the others.
         """
 
     async def save(self, task_id: str, attempt: int, checkpoint: Checkpoint) -> bool:

@@ -245,7 +245,7 @@ class Carrier:
             if (limit := min(room, self._max_running - self.running)) > 0:
                 for task in await self._store.claim(limit, services, now):
                     self._carry(task)
-        if not self.running:
+        if not self.running:  # who was lost that often may be what kills the others: it runs with nothing beside it
             for task in await self._store.claim(1, list(self._registry.handlers), now, wary=True):
                 self._alone = task.id
                 self._carry(task)

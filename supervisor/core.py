@@ -56,6 +56,7 @@ from intermission.supervisor.errors import (
     UnavailableError,
     UnknownServiceError,
     UnknownTaskError,
+    there,
 )
 from intermission.supervisor.inotify import Inotify
 from intermission.supervisor.ledger import Ledger
@@ -271,22 +272,16 @@ class Supervisor:
     async def get(self, task_id: str, user: str | None) -> Task:
         """The task. Raises `UnknownTaskError` and `GoneError`."""
         found = await self.store.get(task_id, user)
-        match found:
-            case Task():
-                return found
-            case Tombstone():
-                raise GoneError(found)
-            case None:
-                raise UnknownTaskError(task_id)
+        if found is None:
+            raise UnknownTaskError(task_id)
+        return there(found)
 
     async def of_service(self, service: str, task_id: str, user: str | None) -> Task:
         """The task, if it is one of this service. Raises as `get`."""
         found = await self.store.get(task_id, user)
         if found is None or found.service != service:
             raise UnknownTaskError(task_id)
-        if isinstance(found, Tombstone):
-            raise GoneError(found)
-        return found
+        return there(found)
 
     async def only(self, service: str, user: str, verb: Event) -> Task:
         """The user's only task of this service that can be told so.
@@ -412,6 +407,10 @@ class Supervisor:
                         await change
             finally:
                 self.watchers.forget(task_id, change)
+
+    async def wait_gone(self, task_id: str, timeout_s: float) -> Task | Tombstone:
+        """As `wait`, until the task is not terminating any more."""
+        return await self.wait(task_id, lambda task: task.status is not Status.TERMINATING, timeout_s)
 
     # From start to stop.
 

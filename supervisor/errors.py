@@ -32,6 +32,13 @@ class GoneError(SupervisorError):
         self.tombstone = tombstone
 
 
+def there(found: Task | Tombstone) -> Task:
+    """The task that was found; somebody may have terminated it meanwhile. Raises `GoneError`."""
+    if isinstance(found, Tombstone):
+        raise GoneError(found)
+    return found
+
+
 class ConflictError(SupervisorError):
     """The table does not have this edge: not now."""
 

@@ -5,9 +5,8 @@ from typing import Final
 
 from intermission.handlers.base import Retry
 from intermission.state.models import RetryPolicy
+from intermission.state.store import WARY_AFTER
 
-ALONE_AFTER: Final = 3
-"""Losses at one checkpoint after which a task is launched with nothing beside it: it may be what kills the others."""
 GIVE_UP_AFTER: Final = 5
 """Losses at one checkpoint after which a task fails, resumable."""
 STORE_RETRY_S: Final = 1.0
@@ -28,4 +27,4 @@ def backoff_s(retry: Retry, errors_before: int, uniform: Callable[[float, float]
 
 def loss_wait_s(losses: int) -> float:
     """Seconds to wait after so many losses at one checkpoint: an interruption is free, a pattern of them is not."""
-    return 0.0 if losses < ALONE_AFTER else min(_LOSS_CAP_S, _LOSS_BASE_S * 2.0 ** (losses - ALONE_AFTER))
+    return 0.0 if losses < WARY_AFTER else min(_LOSS_CAP_S, _LOSS_BASE_S * 2.0 ** (losses - WARY_AFTER))

@@ -10,7 +10,7 @@ from aiohttp import web
 from intermission.state.models import Task, Tombstone
 from intermission.state.status import RESTING, Status
 from intermission.supervisor.core import Start, Supervisor, announced, received
-from intermission.supervisor.errors import GoneError
+from intermission.supervisor.errors import there
 from intermission.supervisor.routes import digests, requests, shapes, views
 from intermission.supervisor.routes.guard import CALLER
 
@@ -51,7 +51,7 @@ async def pause(request: web.Request, task_id: str) -> web.Response:
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
     await supervisor.pause(task_id, caller.scope, by=caller.user)
     wait_s = requests.wait_s(request, _STOP_WAIT_S)
-    now = _there(await supervisor.wait(task_id, lambda now: now.status is not Status.PAUSING, wait_s))
+    now = there(await supervisor.wait(task_id, lambda now: now.status is not Status.PAUSING, wait_s))
     return task(request, now, 200 if now.status is Status.PAUSED else 202)
 
 
@@ -73,7 +73,7 @@ async def terminate(request: web.Request, task_id: str) -> web.Response:
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
     await supervisor.terminate(task_id, caller.scope, by=caller.user)
     wait_s = requests.wait_s(request, _STOP_WAIT_S)
-    now = await supervisor.wait(task_id, lambda now: now.status is not Status.TERMINATING, wait_s)
+    now = await supervisor.wait_gone(task_id, wait_s)
     if isinstance(now, Tombstone):
         return requests.answer(request, views.terminated(now))
     return task(request, now, 202)
@@ -103,11 +103,4 @@ async def _resting(request: web.Request, now: Task) -> Task:
     wait_s = requests.wait_s(request, 0.0)
     if wait_s == 0:
         return now
-    return _there(await request.app[SUPERVISOR].wait(now.id, lambda task: task.status in RESTING, wait_s))
-
-
-def _there(found: Task | Tombstone) -> Task:
-    """The task; somebody may have terminated it meanwhile."""
-    if isinstance(found, Tombstone):
-        raise GoneError(found)
-    return found
+    return there(await request.app[SUPERVISOR].wait(now.id, lambda task: task.status in RESTING, wait_s))

@@ -55,6 +55,11 @@ def count(request: web.Request, name: str) -> int | None:
     return int(given[0])
 
 
+def offset_required() -> Problem:
+    """That nobody can tell where a body goes."""
+    return Problem(400, "offset-required", "say with Upload-Offset at which byte of the data this body begins")
+
+
 def filename(request: web.Request) -> str | None:
     """What Content-Disposition calls it."""
     given = request.headers.get("Content-Disposition", "").encode("utf-8", "surrogateescape")
@@ -98,5 +103,5 @@ def named(parameters: Mapping[str, str], name: str) -> str | None:
 def check_encoding(request: web.Request) -> None:
     """Refuse a body that is packed: what is counted and kept are its bytes. Raises `Problem` (415)."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        detail = "the body has a Content-Encoding: send the file as it is"
+        detail = "the body has a Content-Encoding: send it as it is"
         raise Problem(415, "unsupported-media-type", detail, headers={"Accept-Encoding": "identity"})

@@ -15,11 +15,11 @@ from aiohttp import web
 
 from intermission.handlers.digest import CHECKSUM_MISMATCH
 from intermission.handlers.upload import DigestMismatch
-from intermission.state.models import Task, Tombstone
+from intermission.state.models import Task
 from intermission.state.status import Reason, Status
 from intermission.supervisor.attempt import Attempt
 from intermission.supervisor.core import Delivery, Supervisor, received
-from intermission.supervisor.errors import GoneError, SupervisorError
+from intermission.supervisor.errors import SupervisorError, there
 from intermission.supervisor.routes import digests, direct, requests, shapes, views
 from intermission.supervisor.routes.allowance import Allowance
 from intermission.supervisor.routes.answers import SUPERVISOR
@@ -210,13 +210,12 @@ async def deliver(
     limits = request.app[LIMITS]
     if attempt.handed_over:  # what is here is another request's by now, whatever this one's fault
         end, fault = End.TAKEN_OVER, None
-    if attempt.outcome is not None:  # not as it is by now: another request may be bringing more already
-        await refuse_mismatch(request, attempt.outcome)
-        return Brought(attempt.outcome, end, limits, fault, await _usage(supervisor, task, end))
-    found = await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _ENDS_WITHIN_S)
-    if isinstance(found, Tombstone):
-        raise GoneError(found)
-    return Brought(found, end, limits, fault, await _usage(supervisor, task, end))
+    if attempt.outcome is None:
+        now = there(await supervisor.wait_gone(task.id, _ENDS_WITHIN_S))
+    else:  # not as it is by now: another request may be bringing more already
+        now = attempt.outcome
+        await refuse_mismatch(request, now)
+    return Brought(now, end, limits, fault, await _usage(supervisor, task, end))
 
 
 async def _usage(supervisor: Supervisor, task: Task, end: End) -> shapes.Usage | None:
@@ -324,6 +323,11 @@ def cut_short(brought: Brought, mismatch: tuple[int, str] = (422, "digest-mismat
     )
 
 
+def too_large(request: web.Request) -> Problem:
+    """That more came than is taken, of what did not say how long it would be."""
+    return Problem(413, "too-large", f"at most {request.app[LIMITS].max_bytes} bytes are taken; nothing is kept")
+
+
 async def refuse_mismatch(request: web.Request, task: Task) -> None:
     """Keep nothing of an upload that did not come to the digest that was announced. Raises `Problem` (422) then."""
     if task.status is Status.FAILED and task.error is not None and task.error.type == DigestMismatch.__name__:
@@ -336,4 +340,4 @@ async def discard(request: web.Request, task: Task) -> None:
     """Have nothing of it be kept."""
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
     await supervisor.terminate(task.id, caller.scope, by=caller.user)
-    await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _ENDS_WITHIN_S)
+    await supervisor.wait_gone(task.id, _ENDS_WITHIN_S)

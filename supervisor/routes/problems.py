@@ -1,7 +1,7 @@
 """Every error that a client sees: one table from exceptions to RFC 9457, applied by one middleware."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -68,6 +68,10 @@ class Problem(Exception):  # noqa: N818 -- the RFC's own word
     detail: str
     members: Mapping[str, object] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def telling(self, more: Mapping[str, str]) -> "Problem":
+        """The same with more headers."""
+        return replace(self, headers={**self.headers, **more})
 
     def response(self) -> web.Response:
         """The answer as it is sent."""

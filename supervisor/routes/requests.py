@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from intermission.handlers.schema import Invalid, loads
 from intermission.state.models import Key
 from intermission.supervisor.errors import UnknownTaskError
+from intermission.supervisor.routes import bodies
 from intermission.supervisor.routes.problems import Problem, misfit
 from intermission.supervisor.routes.shapes import ID_PATTERN, TaskId
 
@@ -116,9 +117,7 @@ async def _body(request: web.Request) -> bytes:
     announced = request.content_length
     if announced is not None and announced > MAX_BODY_BYTES:  # told now, not after a megabyte of it
         raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, announced)
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        detail = "the body has a Content-Encoding: send it as it is"
-        raise Problem(415, "unsupported-media-type", detail, headers={"Accept-Encoding": "identity"})
+    bodies.check_encoding(request)
     try:
         await go_on(request)
         return await request.read()

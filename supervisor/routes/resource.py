@@ -7,11 +7,12 @@ from aiohttp import web
 
 from intermission.state.models import Task, Tombstone
 from intermission.state.status import Status
-from intermission.supervisor.errors import ConflictError, GoneError
+from intermission.supervisor.errors import ConflictError, there
 from intermission.supervisor.inputs import UPLOAD
 from intermission.supervisor.routes import proxies, requests
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
+from intermission.supervisor.routes.problems import Problem
 
 PATH: Final = "/upload/files"
 _GONE_WITHIN_S: Final = 10.0
@@ -28,15 +29,18 @@ async def found(request: web.Request) -> Task:
     return await request.app[SUPERVISOR].of_service(UPLOAD, task_id, request[CALLER].scope)
 
 
+def check_takes_bytes(task: Task) -> None:
+    """Refuse the bytes for an upload that is made of others. Raises `Problem` (403)."""
+    if not task.stream:
+        raise Problem(403, "final", "an upload that is made of parts takes no bytes")
+
+
 async def vacant(request: web.Request, task: Task) -> Task:
     """The upload, once no other request brings it bytes. Raises `UnknownTaskError` and `GoneError`."""
     supervisor = request.app[SUPERVISOR]
     task = await supervisor.take_over(task.id, request[CALLER].scope)
     if task.status is Status.TERMINATING:
-        now = await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _GONE_WITHIN_S)
-        if isinstance(now, Tombstone):
-            raise GoneError(now)
-        task = now
+        return there(await supervisor.wait_gone(task.id, _GONE_WITHIN_S))
     return task
 
 
@@ -46,7 +50,7 @@ async def delete(request: web.Request, task: Task) -> web.StreamResponse:
     while task.status is not Status.COMPLETED:
         with contextlib.suppress(ConflictError):  # it has been completed meanwhile
             await supervisor.terminate(task.id, caller.scope, by=caller.user)
-            now = await supervisor.wait(task.id, lambda now: now.status is not Status.TERMINATING, _GONE_WITHIN_S)
+            now = await supervisor.wait_gone(task.id, _GONE_WITHIN_S)
             return web.Response(status=204 if isinstance(now, Tombstone) else 202)
         task = await found(request)
     await supervisor.delete(task.id, caller.scope, by=caller.user)

@@ -128,10 +128,9 @@ async def append(request: web.Request, task: Task) -> web.StreamResponse:
     if complete is None:
         raise _incomplete_head()
     if offset is None:
-        raise Problem(400, "offset-required", "say with Upload-Offset at which byte of the data this body begins")
+        raise bodies.offset_required()
     checksum = digests.of_content(request)
-    if not task.stream:
-        raise Problem(403, "final", "an upload that is made of parts takes no bytes")
+    resource.check_takes_bytes(task)
     with _worded(request, offset):
         task = await resource.vacant(request, task)
         if offset != (place := received(task)):
@@ -260,8 +259,7 @@ async def _told(
         await delivery.discard(request, task)
         if (length := announced(task)) is not None:
             raise _inconsistent(f"more came than the {length} bytes that were announced; nothing is kept")
-        most = request.app[delivery.LIMITS].max_bytes
-        raise Problem(413, "too-large", f"at most {most} bytes are taken; nothing is kept")
+        raise delivery.too_large(request)
     if task.status is Status.COMPLETED:
         return _completed(request, task, created)
     if task.is_held and task.status is Status.PAUSED:
@@ -275,8 +273,7 @@ async def _told(
     else:
         return web.Response(status=204, headers=state(request, task))
     where = {} if created is None else {"Location": created}
-    problem.headers = {**problem.headers, **state(request, task), **where}
-    raise problem
+    raise problem.telling({**state(request, task), **where})
 
 
 def _created(
@@ -330,10 +327,10 @@ def _worded(request: web.Request, offset: int) -> Iterator[None]:
         raise _held(error) from None
     except Problem as problem:
         if problem.status == web.HTTPRequestEntityTooLarge.status_code:
-            problem.headers = {**problem.headers, **_limit(request)}
+            raise problem.telling(_limit(request)) from None
         if problem.slug == "digest-mismatch" and "Upload-Complete" not in problem.headers:
             # All of the data came, and is not what it was to be: it would be no use to resume it.
-            problem.headers = {**problem.headers, "Upload-Complete": "?1"}
+            raise problem.telling({"Upload-Complete": "?1"}) from None
         raise
 
 
@@ -346,9 +343,7 @@ def _mismatch(error: OffsetError, offset: int) -> Problem:
 
 
 def _held(error: HeldError) -> Problem:
-    problem = misplaced(error)
-    problem.headers = {**problem.headers, "Upload-Complete": "?0"}
-    return problem
+    return misplaced(error).telling({"Upload-Complete": "?0"})
 
 
 def _inconsistent(why: str) -> Problem:

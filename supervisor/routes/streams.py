@@ -208,7 +208,7 @@ async def resume(request: web.Request, task: Task) -> web.StreamResponse:
     offset = bodies.count(request, "Upload-Offset")
     if offset is None:
         if bodies.has_body(request):
-            raise Problem(400, "offset-required", "say with Upload-Offset at which byte of the data this body begins")
+            raise bodies.offset_required()
         return await answers.resume(request, task.id)
     _check_media(request)
     size = announced(task)
@@ -242,12 +242,9 @@ async def _told(request: web.Request, brought: delivery.Brought, *, created: boo
             raise brought.fault
         case Status.PAUSED, Reason.DISCONNECTED if end is delivery.End.TOO_LONG and announced(task) is None:
             await delivery.discard(request, task)  # it could never end
-            most = request.app[delivery.LIMITS].max_bytes
-            raise Problem(413, "too-large", f"at most {most} bytes are taken; nothing is kept")
+            raise delivery.too_large(request)
         case (Status.FAILED, _) | (Status.PAUSED, Reason.NO_SPACE | Reason.DISCONNECTED):
-            problem = delivery.cut_short(brought)
-            problem.headers = {**problem.headers, **location}
-            raise problem
+            raise delivery.cut_short(brought).telling(location)
         case Status.PAUSED, _:
             return answers.task(request, task, 200, **location)
         case _:

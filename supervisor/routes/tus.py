@@ -21,10 +21,10 @@ from typing_extensions import TypedDict
 
 from intermission.handlers.body import MAX_SIZE
 from intermission.handlers.digest import CHECKSUM_MISMATCH, CHECKSUMS
-from intermission.state.models import Task, Tombstone
+from intermission.state.models import Task
 from intermission.state.status import RESTING, Reason, Status
 from intermission.supervisor.core import Delivery, Start, agreed_length, announced, received
-from intermission.supervisor.errors import GoneError, HeldError, OffsetError, UnknownTaskError
+from intermission.supervisor.errors import GoneError, HeldError, OffsetError, UnknownTaskError, there
 from intermission.supervisor.inputs import UPLOAD
 from intermission.supervisor.routes import (
     answers,
@@ -254,9 +254,7 @@ async def _join(request: web.Request, concat: str) -> web.StreamResponse:
         "parts": [f"upload:{part.id}" for part in parts],
     }
     began, location = await _begun(request, info)
-    found = await supervisor.wait(began.task.id, lambda now: now.status in RESTING, _JOINED_WITHIN_S)
-    if isinstance(found, Tombstone):
-        raise GoneError(found)
+    found = there(await supervisor.wait(began.task.id, lambda now: now.status in RESTING, _JOINED_WITHIN_S))
     await delivery.refuse_mismatch(request, found)
     return _answer(request, found, 201, location)
 
@@ -346,9 +344,8 @@ async def patch(request: web.Request, task: Task) -> web.StreamResponse:
     offset, length = bodies.count(request, "Upload-Offset"), bodies.count(request, "Upload-Length")
     checksum = _checksum(request)
     if offset is None:
-        raise Problem(400, "offset-required", "say with Upload-Offset at which byte of the data this body begins")
-    if not task.stream:
-        raise Problem(403, "final", "an upload that is made of parts takes no bytes")
+        raise bodies.offset_required()
+    resource.check_takes_bytes(task)
     task = await resource.vacant(request, task)
     if offset != (place := received(task)):
         raise OffsetError(task, place)
@@ -467,8 +464,7 @@ def _told(request: web.Request, brought: delivery.Brought, status: int, headers:
         problem = misplaced(HeldError(task, received(task)))
     else:
         problem = delivery.cut_short(brought, _MISMATCH)
-    problem.headers = {**problem.headers, **headers, **_expiry(task)}
-    raise problem
+    raise problem.telling({**headers, **_expiry(task)})
 
 
 def _answer(request: web.Request, task: Task, status: int, more: dict[str, str] | None = None) -> web.Response:
