@@ -18,12 +18,12 @@ from intermission.state.models import Checkpoint, Kind, Task
 from intermission.state.status import Reason
 from intermission.state.store import StoreError
 from intermission.supervisor import restore
+from intermission.supervisor.intake import Intake
 from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.limits import Limits
 from intermission.supervisor.places import Places
 from intermission.supervisor.process import wire
 from intermission.supervisor.process.body import Body
-from intermission.supervisor.process.incoming import PATIENCE_S
 from intermission.supervisor.process.launcher import Child, Exit, Launcher, LaunchError
 from intermission.supervisor.process.slot import newest_sequence
 from intermission.supervisor.timers import Timers
@@ -34,9 +34,6 @@ _WAIT_S: Final = 1.0
 """How long a launch that found no free descriptor waits for the next try."""
 _NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
 """The errors that say so; they are no fault of the handler's."""
-_LEAST_BYTES: Final = 4 << 10
-"""With fewer at a time a child does not go on reading from the client's connection."""
-Took = wire.Took
 _log = structlog.get_logger()
 
 
@@ -86,10 +83,9 @@ class Attempt:
         """What followed for the task, once it is settled; None if that is not for the attempt to say."""
         self.saved = asyncio.Event()
         """The store has a newer checkpoint. Who waits for that, which is one at most, clears it."""
-        self.handed_over = False
-        """Another request has taken the place of the one that brought its body."""
-        self.body = body
-        """Of a stream service: where what the client sends goes in."""
+        self.intake = Intake(body, self._grant_grace)
+        """Where what the client of a stream service sends goes in."""
+        self._has_body = body is not None
         self._commit_within_s = commit_within_s
         self._checksum = checksum
         self._kind = kind
@@ -111,10 +107,6 @@ class Attempt:
         self._stopped = False
         self._forced = False
         self._limit: Reason | None = None
-        self._body_end: wire.BodyEnd | None = None
-        self._direct: wire.Direct | None = None
-        self._took: asyncio.Future[Took] | None = None
-        self._disconnected: Reason | None = None
         self._final: wire.Completed | wire.Errored | None = None
 
     @property
@@ -132,55 +124,8 @@ class Attempt:
                 self.child.send(wire.PauseRequest())
             elif self._launching is not None:
                 self._launching.cancel()
-        if insist and "grace" not in self._timers:
-            self._timers.arm("grace", self.handler.pause_grace_s, self._force)
-
-    async def write(self, data: bytes) -> None:
-        """Hand bytes of the body to the child. Raises BrokenPipeError when it takes no more."""
-        if self.body is None:
-            raise BrokenPipeError
-        await self.body.write(data)
-
-    @property
-    def reads_directly(self) -> bool:
-        """Whether the child can read from the client's connection."""
-        return self.body is not None and self.body.has_connection
-
-    def read_directly(self, count: int, least_rate: int, idle_s: float) -> asyncio.Future[Took]:
-        """Have the child read so many bytes from the client's connection, for as long as they come fast.
-
-        What it will have read; nobody else may read meanwhile. It leaves a client that is not much faster than
-        ``least_rate``, in bytes a second, or silent for ``idle_s``, to who can judge that.
-        Raises BrokenPipeError when it takes no more.
-        """
-        if self.body is None or self._body_end is not None or self.done.is_set():
-            raise BrokenPipeError
-        self._took = self._loop.create_future()
-        self._took.add_done_callback(lambda took: took.cancelled() or took.exception())  # its asker may have gone
-        patience_s = min(PATIENCE_S, idle_s)
-        least = max(_LEAST_BYTES, int(2 * least_rate * patience_s))
-        self._direct = wire.Direct(self.body.written, count, least, patience_s)
-        if self.child is not None:
-            self.child.send(self._direct)
-        return self._took
-
-    def end_body(self, cut: Reason | None = None) -> None:
-        """All of the body is in the ring; or, with a reason, all that will come now. Only the first of these counts."""
-        if self.body is None or self._body_end is not None or self.done.is_set():
-            return
-        self._disconnected = cut
-        self._body_end = wire.BodyEnd(self.body.written, complete=cut is None, cut=cut is Reason.DISCONNECTED)
-        if self.child is not None:
-            self.child.send(self._body_end)
-        self.body.finish()
-        if cut is not None and "grace" not in self._timers:
-            self._timers.arm("grace", self.handler.pause_grace_s, self._force)
-
-    def hand_over(self) -> None:
-        """Have it keep what came and stop, for another request is there; one whose body has ended does so anyway."""
-        if self._body_end is None and not self.done.is_set():
-            self.handed_over = True
-            self.end_body(Reason.DISCONNECTED)
+        if insist:
+            self._grant_grace()
 
     def end(self) -> None:
         """End its tree now; one that waits for its launch is not launched any more."""
@@ -206,10 +151,7 @@ class Attempt:
             return Ending(exit=Exit(), report=report)
         finally:
             self._timers.close()
-            if self.body is not None:
-                self.body.close()
-            if self._took is not None and not self._took.done():
-                self._took.set_exception(BrokenPipeError())
+            self.intake.close()
             self.done.set()
 
     # Launching.
@@ -224,7 +166,7 @@ class Attempt:
                 base = await asyncio.to_thread(self._prepare)
                 child = await self._launch(launcher)
             except OSError as error:
-                if error.errno not in _NONE_LEFT or self.body is not None:
+                if error.errno not in _NONE_LEFT or self._has_body:
                     raise
                 _log.warning("nothing more can be opened; a task waits for that", task=self.task.id)
                 await asyncio.sleep(_WAIT_S)
@@ -235,7 +177,7 @@ class Attempt:
     def _prepare(self) -> Checkpoint | None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._limits.allow_for_log()
-        if self.body is not None:  # exactly where the client was told to go on, though a slot might say more
+        if self._has_body:  # exactly where the client was told to go on, though a slot might say more
             return restore.fitting(self._folder, [self._row] if self._row else [])
         restored = restore.last if self._kind is Kind.CLEAN else restore.newest
         return restored(self._folder, self._row)
@@ -245,16 +187,14 @@ class Attempt:
         message = "it was stopped before it was launched"
         if self._unwanted():
             raise LaunchError(message)
-        body = () if self.body is None else self.body.ends
-        self._launching = asyncio.ensure_future(launcher.launch(self.handler.service, body))
+        self._launching = asyncio.ensure_future(launcher.launch(self.handler.service, self.intake.ends))
         try:
             child = await self._launching
         except asyncio.CancelledError:
             if self._unwanted():
                 raise LaunchError(message) from None
             raise
-        if self.body is not None:
-            self.body.passed_on()
+        self.intake.passed_on()
         return child
 
     def _unwanted(self) -> bool:
@@ -287,10 +227,7 @@ class Attempt:
                 checksum=self._checksum,
             )
         )
-        if self._direct is not None:
-            child.send(self._direct)
-        if self._body_end is not None:
-            child.send(self._body_end)
+        self.intake.begin(child.send)
         if self._pause_wanted:
             child.send(wire.PauseRequest())
         if self._end_wanted:
@@ -307,8 +244,7 @@ class Attempt:
                 if "flush" not in self._timers:
                     self._flush_in_time()
             case wire.Took():
-                if self._took is not None and not self._took.done():
-                    self._took.set_result(report)
+                self.intake.took(report)
             case wire.CommitRequest(sequence):
                 self._synced = sequence
                 await self._confirm(sequence)
@@ -375,6 +311,10 @@ class Attempt:
 
     # Deadlines.
 
+    def _grant_grace(self) -> None:
+        if "grace" not in self._timers:
+            self._timers.arm("grace", self.handler.pause_grace_s, self._force)
+
     def _force(self) -> None:
         """The grace is over."""
         self._forced = True
@@ -403,7 +343,7 @@ class Attempt:
             stopped=self._stopped,
             forced=self._forced,
             limit=self._limit,
-            disconnected=self._disconnected,
+            disconnected=self.intake.disconnected,
         )
         async with self._saving:
             try:

@@ -285,7 +285,7 @@ class Carrier:
             commit_within_s=(lambda: COMMIT_WITHIN_S) if body is None else self._commit_within_s,
         )
         self._attempts[task.id] = attempt
-        self.connected += body is not None
+        self.connected += task.stream
         carrying = asyncio.create_task(self._run(attempt))
         self._carrying.add(carrying)
         carrying.add_done_callback(self._carrying.discard)
@@ -304,8 +304,8 @@ class Carrier:
             _log.exception("an attempt could not be carried to its end", task=task_id)
         finally:
             del self._attempts[task_id]
-            if attempt.body is not None:
-                attempt.body.close()
+            attempt.intake.close()
+            if attempt.task.stream:
                 self.connected -= 1
                 self._crowd.leave(attempt.task.user)
             attempt.settled.set()

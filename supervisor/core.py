@@ -466,7 +466,7 @@ class Supervisor:
         task = await self.get(task_id, user)
         if (attempt := self._carrier.attempt(task_id)) is None or not task.stream:
             return task
-        attempt.hand_over()
+        attempt.intake.hand_over()
         await attempt.settled.wait()
         return await self.get(task_id, user)
 
@@ -483,7 +483,7 @@ class Supervisor:
                 return None
             if attempt is None:
                 return None
-            attempt.end_body()
+            attempt.intake.end()
             return attempt.task
 
     def _accepted(self, task: Task, delivery: Delivery) -> str:

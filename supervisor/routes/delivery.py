@@ -202,13 +202,13 @@ async def deliver(
         await asyncio.wait({settled}, timeout=_ENDS_WITHIN_S)
     finally:
         # Whatever ended the request, its child must hear that nothing more comes.
-        attempt.end_body(Reason.DISCONNECTED)
+        attempt.intake.end(Reason.DISCONNECTED)
         for one in (pump, *beside):
             one.cancel()
         await asyncio.wait({pump, *beside})
     end, fault = (End.BROKEN, None) if pump.cancelled() else pump.result()
     limits = request.app[LIMITS]
-    if attempt.handed_over:  # what is here is another request's by now, whatever this one's fault
+    if attempt.intake.handed_over:  # what is here is another request's by now, whatever this one's fault
         end, fault = End.TAKEN_OVER, None
     if attempt.outcome is None:
         now = there(await supervisor.wait_gone(task.id, _ENDS_WITHIN_S))
@@ -259,14 +259,14 @@ async def _pump(
         while True:
             block = source.at_hand()
             if not block:
-                taken += await way.flow(attempt, fast - taken)
+                taken += await way.flow(attempt.intake, fast - taken)
                 block = await pace.wait(source.more())
             pace.came(len(block))
             if not block:
                 end = End.WHOLE if left in {None, taken} and not open_ended else End.PARTIAL
                 break
             allowed = await allowance.up_to(delivery.offset + taken + len(block)) - delivery.offset - taken
-            await attempt.write(block[:allowed])
+            await attempt.intake.write(block[:allowed])
             if allowed < len(block):
                 end = End.QUOTA if allowance.used_up else End.TOO_LONG
                 break
@@ -279,7 +279,7 @@ async def _pump(
         end = End.WHOLE if taken == left and not open_ended else End.BROKEN
     except Problem as problem:
         end, fault = End.BROKEN, problem
-    attempt.end_body({End.WHOLE: None, End.PARTIAL: Reason.AWAITING_DATA}.get(end, Reason.DISCONNECTED))
+    attempt.intake.end({End.WHOLE: None, End.PARTIAL: Reason.AWAITING_DATA}.get(end, Reason.DISCONNECTED))
     return end, fault
 
 

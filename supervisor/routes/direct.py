@@ -20,7 +20,7 @@ from typing import Final, cast
 
 from aiohttp import web
 
-from intermission.supervisor.attempt import Attempt, Took
+from intermission.supervisor.intake import Intake, Took
 from intermission.supervisor.routes.connection import Http
 from intermission.supervisor.routes.pace import Pace
 
@@ -82,13 +82,13 @@ class Direct:
         self._protocol = cast("Http", request.protocol)
         self._transport = request.transport
 
-    async def flow(self, attempt: Attempt, rest: int) -> int:
+    async def flow(self, intake: Intake, rest: int) -> int:
         """Have the child read the body, of which so much is to come, for as long as it comes fast; how much that was.
 
         To be called when nothing of it is buffered. Raises ConnectionError when the client has gone, or the child.
         """
         transport = self._transport
-        if transport is None or not attempt.reads_directly or rest < WORTH_BYTES:
+        if transport is None or not intake.has_connection or rest < WORTH_BYTES:
             return 0
         moved = unseen = 0
         reading: asyncio.Future[Took] | None = None
@@ -97,7 +97,7 @@ class Direct:
         try:
             while rest - moved >= WORTH_BYTES and not transport.is_closing():
                 wanted = min(rest - moved, _MOST_BYTES)
-                reading = attempt.read_directly(wanted, self._pace.least_rate, self._pace.idle_s)
+                reading = intake.read_directly(wanted, self._pace.least_rate, self._pace.idle_s)
                 await self._pretend(unseen)  # while the child reads on
                 took = await _unless_gone(reading, transport)
                 unseen = took.count
