@@ -32,7 +32,7 @@ from intermission.supervisor.process.launcher import LaunchError
 from intermission.supervisor.process.local import LocalLauncher
 from intermission.supervisor.routes.application import make_app
 from intermission.supervisor.routes.connection import Connection, Http
-from intermission.supervisor.routes.delivery import LIMITS
+from intermission.supervisor.routes.direct import FAST
 
 _OLDEST_KERNEL: Final = (5, 4)
 _FDS_PER_CHILD: Final = 4
@@ -135,7 +135,7 @@ async def _running(config: Config) -> AsyncIterator[str]:
             uploads_s=config.upload_expires_days * _DAY_S,
         )
         app = make_app(supervisor, config)
-        _log.info("uploads", way="direct" if app[LIMITS].fast else "copied")
+        _log.info("uploads", way="direct" if app[FAST] else "copied")
         runner = web.AppRunner(app, shutdown_timeout=_LAST_ANSWERS_S)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

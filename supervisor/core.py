@@ -7,7 +7,6 @@ it (guarded, so that losing a race is an answer), and only then it is acted on a
 import asyncio
 import contextlib
 import json
-import socket
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -48,7 +47,6 @@ from intermission.supervisor.errors import (
     HeldError,
     InUseError,
     KeyReusedError,
-    LengthError,
     NoneEligibleError,
     NoSpaceError,
     OffsetError,
@@ -65,6 +63,7 @@ from intermission.supervisor.process import wire
 from intermission.supervisor.process.launcher import Launcher
 from intermission.supervisor.retention import Retention
 from intermission.supervisor.retry import policy
+from intermission.supervisor.stream import Delivery, agreed_length, announced, is_whole, received
 from intermission.supervisor.usage import ChildView, usage
 
 _MOST_NAMED: Final = 200
@@ -75,24 +74,6 @@ _CLEANED_WITHIN_S: Final = 60.0
 _ENDS_WITHIN_S: Final = 0.5
 """How long it may take, at the end of a drain, until the trees that are to be ended are dead."""
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """What a request says of the bytes that it brings to a stream service's task."""
-
-    offset: int = 0
-    """Where they belong."""
-    end: int = 0
-    """Where they end, as far as that is known."""
-    length: int | None = None
-    """How many there are in all, if that is told only now."""
-    checksum: tuple[str, bytes] | None = None
-    """What this body has to give, by which algorithm; if it does not, nothing of it is kept."""
-    connection: socket.socket | None = None
-    """Where the child may read them itself."""
-    lifts: bool = True
-    """Whether it also resumes what somebody has paused, or what has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -539,37 +520,6 @@ class Supervisor:
             if task.status is Status.FAILED:
                 return replace(change, errors_left=retry.errors, error=None, losses=0, lost_sequence=-1)
         return change
-
-
-def received(of: Task | Attempt) -> int:
-    """How many bytes of a stream service's data are done with, durably."""
-    return 0 if of.checkpoint is None else int(json.loads(of.checkpoint.state)["received"])
-
-
-def announced(task: Task) -> int | None:
-    """How many bytes a stream service's data has in all; None while nobody knows."""
-    size_bytes: int | None = json.loads(task.params)["size_bytes"]
-    return received(task) if size_bytes is None and task.status is Status.COMPLETED else size_bytes
-
-
-def is_whole(task: Task) -> bool:
-    """Whether a stream service's task has all of its data, so that no client is needed to complete it."""
-    if not task.stream:
-        return False
-    params = json.loads(task.params)
-    return not params.get("open_ended") and params["size_bytes"] == received(task)
-
-
-def agreed_length(task: Task, length: int | None) -> int | None:
-    """How many bytes it has in all, once a client says so too. Raises `LengthError`."""
-    known = announced(task)
-    if length is None or length == known:
-        return known
-    if known is not None:
-        raise LengthError(length, f"it was said before that it has {known}, and that stands")
-    if length < received(task):
-        raise LengthError(length, f"{received(task)} are here already")
-    return length
 
 
 def _run_checks(handler: AnyHandler, params: object, given: Inputs) -> None:

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from intermission.handlers import Task, handler
-from intermission.supervisor.routes import delivery
+from intermission.supervisor.routes import upload_limits
 
 
 def _free(request: web.Request) -> None:
     """There was."""
 
 
-delivery.check_crowd = _free
+upload_limits.check_crowd = _free
 
 
 @dataclass

@@ -9,10 +9,11 @@ from aiohttp import web
 
 from intermission.state.models import Task, Tombstone
 from intermission.state.status import RESTING, Status
-from intermission.supervisor.core import Start, Supervisor, announced, received
+from intermission.supervisor.core import Start, Supervisor
 from intermission.supervisor.errors import there
 from intermission.supervisor.routes import digests, requests, shapes, views
 from intermission.supervisor.routes.guard import CALLER
+from intermission.supervisor.stream import announced, received
 
 SUPERVISOR: Final = web.AppKey("supervisor", Supervisor)
 _STOP_WAIT_S: Final = 10.0

@@ -11,7 +11,6 @@ from intermission.supervisor.routes import (
     auth,
     connection,
     cors,
-    delivery,
     direct,
     docs,
     events,
@@ -24,6 +23,7 @@ from intermission.supervisor.routes import (
     tasks,
     team,
     tus,
+    upload_limits,
     upload_page,
 )
 from intermission.supervisor.routes.answers import SUPERVISOR
@@ -42,9 +42,10 @@ def make_app(supervisor: Supervisor, config: Config) -> web.Application:
     before = [connection.attend, answer_problems, cors.answer_preflights, guard(identify)]
     app = web.Application(middlewares=before, client_max_size=MAX_BODY_BYTES)
     app[SUPERVISOR] = supervisor
-    app[delivery.LIMITS] = delivery.Limits(
-        config.max_upload_bytes, config.upload_idle_s, config.upload_min_rate, direct.works()
+    app[upload_limits.LIMITS] = upload_limits.UploadLimits(
+        config.max_upload_bytes, config.upload_idle_s, config.upload_min_rate
     )
+    app[direct.FAST] = direct.works()
     app[cors.ORIGINS] = frozenset(config.cors_origins)
     app[proxies.TRUSTED] = tuple(ipaddress.ip_network(text) for text in config.trusted_proxies)
     app.on_response_prepare.extend((cors.expose, connection.sign))

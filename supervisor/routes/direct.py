@@ -24,6 +24,8 @@ from intermission.supervisor.intake import Intake, Took
 from intermission.supervisor.routes.connection import Http
 from intermission.supervisor.routes.pace import Pace
 
+FAST: Final = web.AppKey("fast", bool)
+"""Whether bodies may go past us, inside the kernel."""
 WORTH_BYTES: Final = 1 << 20
 """With less than this to come the copying way goes on."""
 _MOST_BYTES: Final = 64 << 20

@@ -17,13 +17,22 @@ from typing_extensions import TypedDict
 
 from intermission.state.models import Task
 from intermission.state.status import Reason, Status
-from intermission.supervisor.core import Delivery, agreed_length, announced, received
 from intermission.supervisor.errors import HeldError, LengthError, OffsetError
 from intermission.supervisor.inputs import UPLOAD
-from intermission.supervisor.routes import answers, bodies, delivery, digests, requests, resource
+from intermission.supervisor.routes import (
+    answers,
+    bodies,
+    delivery,
+    digests,
+    outcome,
+    requests,
+    resource,
+    upload_limits,
+)
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.problems import Problem, misplaced
+from intermission.supervisor.stream import Delivery, agreed_length, announced, received
 
 VERSIONS: Final = (6, 8)
 MEDIA_TYPE: Final = "application/partial-upload"
@@ -90,7 +99,7 @@ async def create(request: web.Request, described: Mapping[str, Any]) -> web.Stre
     }
     size, checksum = info["size_bytes"], digests.of_content(request)
     with _worded(request, 0):
-        delivery.check_crowd(request)
+        upload_limits.check_crowd(request)
         await _check_size(request, size)
         key = requests.key(request, info)
         info["open_ended"] = True  # whatever is asked for, so that a key means what it did before this was said
@@ -204,11 +213,11 @@ def _length(request: web.Request, offset: int, *, complete: bool) -> int | None:
 
 
 async def _check_size(request: web.Request, size: int | None, offset: int = 0, task_id: str | None = None) -> None:
-    """As `delivery.check_size`; but that more comes than was announced has a name of its own here."""
+    """As `upload_limits.check_size`; but that more comes than was announced has a name of its own here."""
     body = _body(request)
     if size is not None and offset + (body or 0) > size:
         raise _inconsistent(f"the data has {size} bytes in all, and this body would end at byte {offset + (body or 0)}")
-    await delivery.check_size(request, size, body, offset, task_id)
+    await upload_limits.check_size(request, size, body, offset, task_id)
 
 
 # What it is told.
@@ -251,21 +260,21 @@ def _interims(request: web.Request, task: Task, created: Mapping[str, str] | Non
 
 
 async def _told(
-    request: web.Request, brought: delivery.Brought, created: str | None, *, complete: bool
+    request: web.Request, brought: outcome.Brought, created: str | None, *, complete: bool
 ) -> web.StreamResponse:
     """What a task that has come to this is answered with. Raises `Problem` where its data is not what was to come."""
     task, end = brought.task, brought.end
-    if end is delivery.End.TOO_LONG:
-        await delivery.discard(request, task)
+    if end is outcome.End.TOO_LONG:
+        await outcome.discard(request, task)
         if (length := announced(task)) is not None:
             raise _inconsistent(f"more came than the {length} bytes that were announced; nothing is kept")
-        raise delivery.too_large(request)
+        raise upload_limits.too_large(request)
     if task.status is Status.COMPLETED:
         return _completed(request, task, created)
     if task.is_held and task.status is Status.PAUSED:
         problem = _held(HeldError(task, received(task)))
     elif task.reason is not Reason.AWAITING_DATA:
-        problem = delivery.cut_short(brought)
+        problem = outcome.cut_short(brought)
     elif complete:
         problem = _inconsistent(f"the data has {announced(task)} bytes in all, and the body ended before")
     elif created is not None:
@@ -306,7 +315,7 @@ def _again(request: web.Request, task: Task, *, complete: bool) -> web.StreamRes
 
 def _limit(request: web.Request, task: Task | None = None) -> dict[str, str]:
     """What the draft has a name for, of what limits an upload."""
-    most = request.app[delivery.LIMITS].max_bytes
+    most = request.app[upload_limits.LIMITS].max_bytes
     known = {} if most is None else {"max-size": min(most, _LARGEST)}
     if task is not None and task.status is Status.PAUSED and task.due_at is not None:
         known["max-age"] = max(int(task.due_at - time.time()), 0)

@@ -14,7 +14,7 @@ from intermission.handlers.body import MAX_SIZE
 from intermission.handlers.schema import Invalid
 from intermission.state.models import Task
 from intermission.state.status import Reason, Status
-from intermission.supervisor.core import Delivery, Start, announced
+from intermission.supervisor.core import Start
 from intermission.supervisor.errors import SupervisorError
 from intermission.supervisor.inputs import UPLOAD
 from intermission.supervisor.routes import (
@@ -23,15 +23,19 @@ from intermission.supervisor.routes import (
     delivery,
     digests,
     multipart,
+    outcome,
     requests,
     resource,
     resumable,
     shapes,
+    sources,
+    upload_limits,
 )
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.operation import Operation
 from intermission.supervisor.routes.problems import Problem
+from intermission.supervisor.stream import Delivery, announced
 
 FILE_TYPES: Final = (
     *("text/csv", "application/jsonl", "application/x-ndjson", "application/octet-stream"),
@@ -136,23 +140,23 @@ async def start_with_file(request: web.Request, service: str, field: str) -> web
     return await answers.started(request, start)
 
 
-async def _create(request: web.Request, service: str) -> tuple[Start, int | None, delivery.Source]:
+async def _create(request: web.Request, service: str) -> tuple[Start, int | None, sources.Source]:
     """Create a task for the body; how long the data will be, and where it comes from."""
     values = requests.query(request, "filename")
     body, size = bodies.body_length(request), bodies.count(request, "Upload-Length")
     if body is None and not bodies.is_chunked(request) and size is None:
         detail = "send the data as the body, or Upload-Length without a body to announce it"
         raise Problem(411, "length-required", detail)
-    delivery.check_crowd(request)
-    source: delivery.Source
+    upload_limits.check_crowd(request)
+    source: sources.Source
     if request.content_type == multipart.MEDIA_TYPE:
         source = form = _form(request)
-        await delivery.check_size(request, size, form.least_bytes)
+        await upload_limits.check_size(request, size, form.least_bytes)
         head = await _head(request, form)
     else:
-        source, size = delivery.Raw(request), body if size is None else size
+        source, size = sources.Raw(request), body if size is None else size
         _check_media(request)
-        await delivery.check_size(request, size, body)
+        await upload_limits.check_size(request, size, body)
         head = bodies.Head(bodies.filename(request), request.content_type)
     info = {
         "filename": values["filename"][0] if "filename" in values else head.filename,
@@ -178,7 +182,7 @@ def _form(request: web.Request) -> multipart.Form:
 async def _head(request: web.Request, form: multipart.Form) -> bodies.Head:
     """What a form says of its file; until that has come there is no task. Raises `Problem` (400, 408, 415, 422)."""
     try:
-        async with asyncio.timeout(request.app[delivery.LIMITS].idle_s):
+        async with asyncio.timeout(request.app[upload_limits.LIMITS].idle_s):
             return await form.begin()
     except TimeoutError:
         raise Problem(408, "idle", "the form's file did not begin in time; nothing is kept") from None
@@ -213,7 +217,7 @@ async def resume(request: web.Request, task: Task) -> web.StreamResponse:
     _check_media(request)
     size = announced(task)
     bringing = Delivery(offset=offset, checksum=digests.of_content(request))
-    await delivery.check_size(request, size, bodies.body_length(request), offset, task.id)
+    await upload_limits.check_size(request, size, bodies.body_length(request), offset, task.id)
     if offset == size and not bodies.has_body(request):
         task = await resource.vacant(request, task)
         if task.status is Status.COMPLETED:  # only the answer was lost, to a client or to the last generation
@@ -230,7 +234,7 @@ def _check_media(request: web.Request) -> None:
     bodies.check_encoding(request)
 
 
-async def _told(request: web.Request, brought: delivery.Brought, *, created: bool) -> web.StreamResponse:
+async def _told(request: web.Request, brought: outcome.Brought, *, created: bool) -> web.StreamResponse:
     """What a task that has come to this is answered with. Raises `Problem` where its data is not what was to come."""
     task, end = brought.task, brought.end
     location = {"Location": f"/tasks/{task.id}"} if created else {}
@@ -238,13 +242,13 @@ async def _told(request: web.Request, brought: delivery.Brought, *, created: boo
         case (Status.COMPLETED, _) | (Status.PAUSED, Reason.AWAITING_DATA):
             return answers.task(request, task, 201 if created else 200, **location)
         case Status.PAUSED, Reason.DISCONNECTED if brought.fault is not None:
-            await delivery.discard(request, task)
+            await outcome.discard(request, task)
             raise brought.fault
-        case Status.PAUSED, Reason.DISCONNECTED if end is delivery.End.TOO_LONG and announced(task) is None:
-            await delivery.discard(request, task)  # it could never end
-            raise delivery.too_large(request)
+        case Status.PAUSED, Reason.DISCONNECTED if end is outcome.End.TOO_LONG and announced(task) is None:
+            await outcome.discard(request, task)  # it could never end
+            raise upload_limits.too_large(request)
         case (Status.FAILED, _) | (Status.PAUSED, Reason.NO_SPACE | Reason.DISCONNECTED):
-            raise delivery.cut_short(brought).telling(location)
+            raise outcome.cut_short(brought).telling(location)
         case Status.PAUSED, _:
             return answers.task(request, task, 200, **location)
         case _:

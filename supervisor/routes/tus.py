@@ -23,7 +23,7 @@ from intermission.handlers.body import MAX_SIZE
 from intermission.handlers.digest import CHECKSUM_MISMATCH, CHECKSUMS
 from intermission.state.models import Task
 from intermission.state.status import RESTING, Reason, Status
-from intermission.supervisor.core import Delivery, Start, agreed_length, announced, received
+from intermission.supervisor.core import Start
 from intermission.supervisor.errors import GoneError, HeldError, OffsetError, UnknownTaskError, there
 from intermission.supervisor.inputs import UPLOAD
 from intermission.supervisor.routes import (
@@ -31,11 +31,14 @@ from intermission.supervisor.routes import (
     bodies,
     delivery,
     digests,
+    outcome,
     proxies,
     requests,
     resource,
     resumable,
     shapes,
+    sources,
+    upload_limits,
 )
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
@@ -43,6 +46,7 @@ from intermission.supervisor.routes.operation import Operation
 from intermission.supervisor.routes.problems import Problem, misplaced
 from intermission.supervisor.routes.resource import PATH
 from intermission.supervisor.routes.shapes import ID_PATTERN
+from intermission.supervisor.stream import Delivery, agreed_length, announced, received
 
 VERSION: Final = "1.0.0"
 MEDIA_TYPE: Final = "application/offset+octet-stream"
@@ -164,7 +168,7 @@ _OPTIONS: Final = Operation(
 async def options(request: web.Request) -> web.StreamResponse:
     """Tell which version and extensions of tus there are."""
     requests.query(request)
-    most = request.app[delivery.LIMITS].max_bytes
+    most = request.app[upload_limits.LIMITS].max_bytes
     headers = {
         "Tus-Version": VERSION,
         "Tus-Extension": ",".join(_EXTENSIONS),
@@ -217,10 +221,10 @@ async def create(request: web.Request) -> web.StreamResponse:
     bytes_come = bodies.has_body(request)
     if bytes_come:
         _check_media(request)
-    delivery.check_crowd(request)
+    upload_limits.check_crowd(request)
     checksum = _checksum(request)
     info = {**_described(request), **digests.asked(request), "size_bytes": size, "concat": concat}
-    await delivery.check_size(request, size, bodies.body_length(request))
+    await upload_limits.check_size(request, size, bodies.body_length(request))
     began, location = await _begun(request, info)
     fresh = began.task
     if began.replayed:
@@ -230,7 +234,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     bringing = Delivery(checksum=checksum)
     brought = await delivery.deliver(request, fresh, bringing, size, created=True, open_ended=deferred)
     if brought.task.error is not None and brought.task.error.type == CHECKSUM_MISMATCH:
-        await delivery.discard(request, fresh)  # a client that is refused does not expect that something is left
+        await outcome.discard(request, fresh)  # a client that is refused does not expect that something is left
         detail = "nothing is kept, for the checksum is not what was announced"
         raise Problem(*_MISMATCH, detail, headers=digests.WANTED_OF_CONTENT)
     return _told(request, brought, 201, location)
@@ -244,7 +248,7 @@ async def _join(request: web.Request, concat: str) -> web.StreamResponse:
     if not parts:
         raise _malformed_concat()
     size = sum(received(part) for part in parts)
-    await delivery.check_size(request, size, None)
+    await upload_limits.check_size(request, size, None)
     supervisor = request.app[SUPERVISOR]
     info = {
         **_described(request),
@@ -255,7 +259,7 @@ async def _join(request: web.Request, concat: str) -> web.StreamResponse:
     }
     began, location = await _begun(request, info)
     found = there(await supervisor.wait(began.task.id, lambda now: now.status in RESTING, _JOINED_WITHIN_S))
-    await delivery.refuse_mismatch(request, found)
+    await outcome.refuse_mismatch(request, found)
     return _answer(request, found, 201, location)
 
 
@@ -322,7 +326,7 @@ async def _ended(request: web.Request, task: Task) -> Task:
     if task.status is not Status.PAUSED or task.is_held or received(task) != announced(task):
         return task
     ending = Delivery(offset=received(task), lifts=False)
-    return (await delivery.deliver(request, task, ending, announced(task), source=delivery.Nothing())).task
+    return (await delivery.deliver(request, task, ending, announced(task), source=sources.Nothing())).task
 
 
 @_or(resumable.append)
@@ -350,7 +354,7 @@ async def patch(request: web.Request, task: Task) -> web.StreamResponse:
     if offset != (place := received(task)):
         raise OffsetError(task, place)
     size = agreed_length(task, length)
-    await delivery.check_size(request, size, bodies.body_length(request), offset, task.id)
+    await upload_limits.check_size(request, size, bodies.body_length(request), offset, task.id)
     if task.status is Status.COMPLETED:
         if bodies.has_body(request):
             raise Problem(413, "too-long", "the data is complete: there is nothing to be added")
@@ -455,7 +459,7 @@ def _base64(text: str) -> bytes | None:
         return None
 
 
-def _told(request: web.Request, brought: delivery.Brought, status: int, headers: dict[str, str]) -> web.StreamResponse:
+def _told(request: web.Request, brought: outcome.Brought, status: int, headers: dict[str, str]) -> web.StreamResponse:
     """What a task that has come to this is answered with. Raises `Problem` where not all of the body was taken."""
     task = brought.task
     if task.status is Status.COMPLETED or task.reason is Reason.AWAITING_DATA:
@@ -463,7 +467,7 @@ def _told(request: web.Request, brought: delivery.Brought, status: int, headers:
     if task.is_held and task.status is Status.PAUSED:
         problem = misplaced(HeldError(task, received(task)))
     else:
-        problem = delivery.cut_short(brought, _MISMATCH)
+        problem = outcome.cut_short(brought, _MISMATCH)
     raise problem.telling({**headers, **_expiry(task)})
 
 
