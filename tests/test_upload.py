@@ -362,6 +362,27 @@ async def test_the_client_goes_away(server: Server, kind: str) -> None:
     assert await content(server, task_id) == CONTENT
 
 
+@pytest.mark.parametrize("kind", ["half-closed", "closed"])
+@pytest.mark.parametrize("size", [1, 50_000, 300_000])
+async def test_the_client_goes_away_before_its_child_is_there(server: Server, size: int, kind: str) -> None:
+    """What has come by then is kept: one whose network delivers in bursts gets on with each of them."""
+    task_id = (await server.ask("POST", "/upload/start", headers={"Upload-Length": str(len(CONTENT))})).json["id"]
+    for n in range(3):
+        at = n * size
+        sending = await begin(
+            server, f"/upload/resume?task={task_id}", f"Upload-Offset: {at}", length=len(CONTENT) - at
+        )
+        sending.writer.write(CONTENT[at : at + size])
+        if kind == "half-closed":
+            sending.writer.write_eof()
+        else:
+            sending.writer.close()
+        task = await server.until(task_id, lambda task, n=n: (task["attempt"], task["status"]) == (n + 1, "paused"))
+        assert (task["reason"], task["checkpoint"]["state"]["received"]) == ("disconnected", at + size)
+        sending.writer.close()
+    assert (await resume(server, task_id, CONTENT, 3 * size)).json["result"]["sha256"] == sha256(CONTENT)
+
+
 async def test_terminate_under_an_open_request(server: Server) -> None:
     """The request ends with 410 and the receipt; file, folder and row are gone."""
     sending, task_id = await flowing(server, CONTENT, HALF)

@@ -9,7 +9,7 @@ answer. aiohttp bounds that in time; here it is bounded in bytes too.
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, cast
 
 from aiohttp import web
@@ -21,6 +21,8 @@ from intermission.supervisor.routes.problems import Problem
 
 MOST_UNWANTED_BYTES: Final = 256 << 20
 """How much of a body that nobody wants is read before the connection is closed."""
+LAST_BYTES: Final = web.RequestKey("last_bytes", bytes)
+"""Of the body of a request whose connection was lost: what nobody had taken yet."""
 _READ_BYTES: Final = 512 << 10
 """At a time, in place of half of that, which is what asyncio takes: aiohttp's buffer holds as much, in fewer turns."""
 
@@ -121,8 +123,12 @@ class Connection(asyncio.Protocol):
         self._http.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is closed."""
+        """It is closed. What has come of a body by then is kept, where aiohttp would not give it out any more."""
         self._transport = None
+        request = self._request
+        if request is not None and request.content.exception() is None and not request.content.is_eof():
+            with suppress(RuntimeError):  # somebody waits for more, so there is nothing
+                request[LAST_BYTES] = request.content.read_nowait()
         self._http.connection_lost(exc)
 
     def _end(self) -> None:

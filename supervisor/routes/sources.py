@@ -6,6 +6,7 @@ from aiohttp import web
 
 from intermission.supervisor.routes import requests
 from intermission.supervisor.routes.bodies import body_length
+from intermission.supervisor.routes.connection import LAST_BYTES
 
 
 class Source(Protocol):
@@ -30,7 +31,7 @@ class Raw:
 
     def __init__(self, request: web.Request) -> None:
         self._request = request
-        self.at_hand, self.more = request.content.read_nowait, request.content.readany
+        self.more = request.content.readany
 
     @property
     def fast_bytes(self) -> int:
@@ -40,6 +41,11 @@ class Raw:
     async def ready(self) -> None:
         """Ask for it, where the client waits to be asked."""
         await requests.go_on(self._request)
+
+    def at_hand(self) -> bytes:
+        """What is here already, also of a client that has gone. Raises ConnectionError, but not before that."""
+        last: bytes = self._request.pop(LAST_BYTES, b"")
+        return last or self._request.content.read_nowait()
 
 
 class Nothing:
