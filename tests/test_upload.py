@@ -15,7 +15,7 @@ import psutil
 import pytest
 import pytest_asyncio
 from harness import Server, problem, send, until
-from upload_tools import MIB, WAYS, begin, chunk, data, flowing, newest, resume, sha256, upload
+from upload_tools import MIB, WAYS, begin, chunk, data, flowing, newer, newest, resume, sha256, upload
 from verb_tools import attempts, history, nothing_left, playing
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -232,6 +232,26 @@ async def test_a_pause_can_be_lifted_without_a_body(server: Server) -> None:
         assert answer.headers["Upload-Offset"] == str(HALF)
         assert answer.json["allowed"] == ["pause", "resume", "terminate"]
     assert (await resume(server, task_id, CONTENT, HALF)).json["status"] == "completed"
+
+
+async def test_no_body_is_no_end_of_data(server: Server) -> None:
+    """Data whose length nobody knows is not complete because somebody asks to go on with it and brings nothing."""
+    before = await newest(server)
+    sending = await begin(server, "/upload/start")
+    await sending.send(chunk(CONTENT[:HALF]))
+    task_id = await newer(server, before)
+    await server.until_progress(task_id, HALF)
+    sending.abort()
+    await server.until_status(task_id, "paused")
+    path = f"POST /upload/resume?task={task_id}"
+    for offset, status in ((str(HALF), 200), ("7", 409)):
+        answer = await server.exactly(path, f"Upload-Offset: {offset}")
+        assert (answer.status, answer.headers["Upload-Offset"]) == (status, str(HALF))
+    task = await server.task(task_id)
+    assert (task["status"], task["reason"]) == ("paused", "awaiting_data")
+    rest = chunk(CONTENT[HALF:]) + chunk(b"")
+    answer = await server.exactly(path, f"Upload-Offset: {HALF}", "Transfer-Encoding: chunked", body=rest)
+    assert (answer.status, answer.json["result"]["sha256"]) == (200, sha256(CONTENT))
 
 
 async def test_one_that_waits_for_its_client_can_be_paused(server: Server) -> None:

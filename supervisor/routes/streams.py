@@ -15,7 +15,7 @@ from intermission.handlers.schema import Invalid
 from intermission.state.models import Task
 from intermission.state.status import Reason, Status
 from intermission.supervisor.core import Start
-from intermission.supervisor.errors import SupervisorError
+from intermission.supervisor.errors import OffsetError, SupervisorError
 from intermission.supervisor.inputs import UPLOAD
 from intermission.supervisor.routes import (
     answers,
@@ -35,7 +35,7 @@ from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.operation import Operation
 from intermission.supervisor.routes.problems import Problem
-from intermission.supervisor.stream import Delivery, announced
+from intermission.supervisor.stream import Delivery, announced, received
 
 FILE_TYPES: Final = (
     *("text/csv", "application/jsonl", "application/x-ndjson", "application/octet-stream"),
@@ -206,8 +206,9 @@ def _is_to_come(request: web.Request) -> bool:
 async def resume(request: web.Request, task: Task) -> web.StreamResponse:
     """Go on with the task's data: the body, from Upload-Offset on.
 
-    Without both, only a pause is lifted; and what has all of its data then needs no more to be completed. Where it is
-    so already, a body of nothing at its end is answered with the task.
+    Without a body, only a pause is lifted; and what has all of its data then needs no more to be completed. Where it is
+    so already, a body of nothing at its end is answered with the task. Data of unknown length ends with a body that is
+    chunked, be it of nothing: a request without one does not end it.
     """
     offset = bodies.count(request, "Upload-Offset")
     if offset is None:
@@ -216,6 +217,10 @@ async def resume(request: web.Request, task: Task) -> web.StreamResponse:
         return await answers.resume(request, task.id)
     _check_media(request)
     size = announced(task)
+    if size is None and not bodies.has_body(request):
+        if offset != (place := received(task)):
+            raise OffsetError(task, place)
+        return await answers.resume(request, task.id)
     bringing = Delivery(offset=offset, checksum=digests.of_content(request))
     await upload_limits.check_size(request, size, bodies.body_length(request), offset, task.id)
     if offset == size and not bodies.has_body(request):
