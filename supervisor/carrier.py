@@ -5,9 +5,9 @@ It is woken, it does not look: by a start, a resume, a freed place, or the earli
 
 import asyncio
 import random
-import socket
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Final
 
@@ -28,6 +28,7 @@ from intermission.supervisor.places import Places
 from intermission.supervisor.process.body import Body
 from intermission.supervisor.process.launcher import Child, Exit, Launcher
 from intermission.supervisor.retry import STORE_RETRY_S, policy
+from intermission.supervisor.stream import Delivery
 from intermission.supervisor.verdict import Moment, verdict
 
 _COMMIT_EACH_S: Final = 0.01
@@ -118,14 +119,15 @@ class Carrier:
         task: Task,
         by: str | None,
         params: str,
-        checksum: tuple[str, bytes] | None = None,
-        connection: socket.socket | None = None,
+        delivery: Delivery | None = None,
+        reserve: Callable[[], Awaitable[None]] | None = None,
     ) -> Attempt | None:
         """Launch a stream service's task, whose body is about to come. None: somebody was first.
 
-        ``connection``: where the child may read it itself.
+        ``reserve`` has its bytes count, and may refuse them: only
+        once nothing else stands in the way, or what is refused would count too.
 
-        Raises `CrowdedError`, and `UnavailableError` where there is nothing to bring it through.
+        Raises `CrowdedError`, `UnavailableError` where there is nothing to bring it through, and as ``reserve``.
         """
         change = Change(
             task=task,
@@ -140,9 +142,11 @@ class Carrier:
         attempt = body = None
         self._crowd.enter(task.user)
         try:
-            body = Body(connection)
+            body = Body(delivery.connection if delivery else None)
+            if reserve is not None:
+                await reserve()
             if (connected := await self._ledger.advance(change)) is not None:
-                attempt = self._carry(connected, body, checksum)
+                attempt = self._carry(connected, body, delivery.checksum if delivery else None)
         except OSError as error:
             message = f"nothing more can be opened for a body now ({error.strerror}); try again in a moment"
             raise UnavailableError(message) from error

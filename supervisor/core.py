@@ -6,6 +6,7 @@ it (guarded, so that losing a race is an answer), and only then it is acted on a
 
 import asyncio
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -47,6 +48,7 @@ from intermission.supervisor.errors import (
     HeldError,
     InUseError,
     KeyReusedError,
+    LengthError,
     NoneEligibleError,
     NoSpaceError,
     OffsetError,
@@ -324,12 +326,13 @@ class Supervisor:
             while True:
                 task = await self._taken_over(task_id, user)
                 params = self._accepted(task, delivery)
-                await self.reserve(task, max(agreed_length(task, delivery.length) or 0, delivery.end))
+                size = max(agreed_length(task, delivery.length) or 0, delivery.end)
+                reserve = functools.partial(self.reserve, task, size)
                 if task.after(Event.CONNECTED) is None:
+                    await reserve()  # what is refused stays paused
                     await self._ask(task_id, user, by, Event.RESUME)
-                elif (
-                    attempt := await self._carrier.connect(task, by, params, delivery.checksum, delivery.connection)
-                ) is not None:
+                    continue
+                if (attempt := await self._carrier.connect(task, by, params, delivery, reserve)) is not None:
                     return attempt
 
     async def withdraw(self, task: Task, by: str | None) -> None:
@@ -478,6 +481,10 @@ class Supervisor:
         if place != delivery.offset:
             raise OffsetError(task, place)
         size_bytes = agreed_length(task, delivery.length)
+        if (
+            size_bytes is not None and delivery.end > size_bytes
+        ):  # whoever told it was first, and this one has not heard
+            raise LengthError(delivery.end, f"it was said before that it has {size_bytes}, and that stands")
         self.crowd.check(task.user)  # once more when it connects, but then its pause has been lifted
         if size_bytes == announced(task):
             return task.params

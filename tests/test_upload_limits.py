@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 import pytest_asyncio
-from harness import Answer, Server, problem
+from harness import Answer, Server, problem, until
 from upload_tools import MIB, Sending, begin, chunk, data, sha256
 from verb_tools import TOYS, playing
 
@@ -181,8 +181,9 @@ async def test_the_place_was_lost(full: Server, kind: str) -> None:
     problem(answer, 503, "crowded")
     left = await uploads(full) - before
     if kind == "keyed":
-        again = await full.ask("POST", path, data=body, headers=headers)
-        assert (again.status, again.headers["Idempotency-Replayed"], {again.json["id"]}) == (201, "true", left)
+        assert len(left) == 1
+        problem(await full.ask("POST", path, data=body, headers=headers), 503, "crowded")
+        assert await uploads(full) - before == left
     else:
         assert left == set()
 
@@ -340,6 +341,44 @@ async def test_a_length_that_nobody_says_by_the_other_protocols(narrow: Server, 
     assert {name: said[name] for name in now} == now
     assert (said["offset"], answer.headers["Upload-Offset"]) == (300_000, "300000")
     assert answer.headers["Location"].endswith(said["id"])
+
+
+async def test_what_finds_no_place_does_not_count(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of requests at one moment those that are refused for want of a place have reserved nothing."""
+    settings = {"INTERMISSION_MAX_UPLOADS": "1", "INTERMISSION_MAX_USER_BYTES": str(1 << 30)}
+    async with playing(tmp_path_factory.mktemp("crowd"), **settings) as server:
+        tus = ("Tus-Resumable: 1.0.0", "Content-Type: application/offset+octet-stream")
+        uploads = []
+        for _ in range(12):
+            answer = await server.ask(
+                "POST", "/upload/files", headers={"Tus-Resumable": "1.0.0", "Upload-Defer-Length": "1"}
+            )
+            uploads.append(answer.headers["Location"].removeprefix(server.url))
+        requests = [
+            await begin(server, path, *tus, "X-HTTP-Method-Override: PATCH", "Upload-Offset: 0", length=32 * MIB)
+            for path in uploads
+        ]
+        for sending in requests:
+            sending.writer.write(b"x" * 100)
+
+        async def one_is_left() -> bool:
+            return len(server.descendants()) == 1
+
+        await until(one_is_left)
+        refused = [sending for sending in requests if sending.reader.at_eof() or await _answered(sending)]
+        assert len(refused) == 11
+        assert (await server.ask("GET", "/upload/usage")).json["stored_bytes"] == 32 * MIB
+        for sending in requests:
+            sending.abort()
+
+
+async def _answered(sending: Sending) -> bool:
+    """Whether it is refused; one that is taken waits for the rest of its body."""
+    try:
+        async with asyncio.timeout(1):
+            return (await sending.reader.readline()).split()[1] == b"503"
+    except TimeoutError:
+        return False
 
 
 # Unfinished.

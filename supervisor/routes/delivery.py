@@ -27,7 +27,7 @@ from intermission.supervisor.routes.pace import Pace, TooSlowError
 from intermission.supervisor.routes.problems import Problem
 from intermission.supervisor.routes.sources import Raw, Source
 from intermission.supervisor.routes.upload_limits import LIMITS
-from intermission.supervisor.stream import Delivery, received
+from intermission.supervisor.stream import Delivery, announced, received
 
 _TOLD_EACH_S: Final = 1.0
 """How often a client that wants to know hears, at most, how much is durable."""
@@ -47,7 +47,6 @@ async def deliver(
     request: web.Request,
     task: Task,
     delivery: Delivery,
-    size: int | None,
     *,
     source: Source | None = None,
     created: bool = False,
@@ -56,8 +55,8 @@ async def deliver(
 ) -> Brought:
     """Have the body go to a child until either ends; what it came to.
 
-    ``size`` is that of the whole data. Its last byte ends the data, and without a size the end of the body does so,
-    unless that is ``open_ended``. A task that this very request has ``created`` is gone again if its body is refused.
+    The last byte ends data whose length is known, and otherwise the end of the body does so, unless that is
+    ``open_ended``. A task that this very request has ``created`` is gone again if its body is refused.
     Raises as `Supervisor.connect` and `refuse_mismatch`, and `GoneError`.
     """
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
@@ -71,6 +70,7 @@ async def deliver(
         if created and "Idempotency-Key" not in request.headers:
             await supervisor.withdraw(task, by=caller.user)
         raise
+    size = announced(attempt.task)  # as it is now: another request may have told it since this one looked
     left = None if size is None else size - delivery.offset
     pumping = _pump(request, source, attempt, left, delivery, open_ended=open_ended, interims=interims)
     pump = asyncio.create_task(pumping)

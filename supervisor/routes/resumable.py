@@ -116,7 +116,7 @@ async def create(request: web.Request, described: Mapping[str, Any]) -> web.Stre
             return _created(request, task, location, more)
         bringing = Delivery(checksum=checksum)
         brought = await delivery.deliver(
-            request, task, bringing, size, created=True, open_ended=not complete, interims=interims
+            request, task, bringing, created=True, open_ended=not complete, interims=interims
         )
         return await _told(request, brought, location, complete=complete)
 
@@ -151,7 +151,7 @@ async def append(request: web.Request, task: Task) -> web.StreamResponse:
         await _check_size(request, size, offset, task.id)
         bringing = Delivery(offset=offset, length=length, checksum=checksum, lifts=False)
         brought = await delivery.deliver(
-            request, task, bringing, size, open_ended=not complete, interims=_interims(request, task)
+            request, task, bringing, open_ended=not complete, interims=_interims(request, task)
         )
         return await _told(request, brought, None, complete=complete)
 

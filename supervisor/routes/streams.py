@@ -18,6 +18,7 @@ from intermission.supervisor.core import Start
 from intermission.supervisor.errors import OffsetError, SupervisorError
 from intermission.supervisor.inputs import UPLOAD
 from intermission.supervisor.routes import (
+    again,
     answers,
     bodies,
     delivery,
@@ -97,13 +98,17 @@ async def start(request: web.Request, service: str) -> web.StreamResponse:
         values = requests.query(request, "filename")
         return await resumable.create(request, {"filename": values["filename"][0]} if values else {})
     checksum = digests.of_content(request)
-    began, size, source = await _create(request, service)
+    began, source = await _create(request, service)
     fresh = began.task
-    if began.replayed or _is_to_come(request):
+    if _is_to_come(request):
         return answers.task(request, fresh, 201, Location=f"/tasks/{fresh.id}", **answers.replayed(began))
-    bringing = Delivery(checksum=checksum)
-    brought = await delivery.deliver(request, fresh, bringing, size, source=source, created=True)
-    return await _told(request, brought, created=True)
+    if began.replayed:
+        brought = await again.deliver(request, fresh, source, checksum)
+    else:
+        brought = await delivery.deliver(request, fresh, Delivery(checksum=checksum), source=source, created=True)
+    answer = await _told(request, brought, created=True)
+    answer.headers.update(answers.replayed(began))
+    return answer
 
 
 @Operation(
@@ -126,9 +131,9 @@ async def start_with_file(request: web.Request, service: str, field: str) -> web
         detail = "a start with a file cannot be repeated by its key: upload the file, then start with its upload"
         raise Problem(400, "key-not-taken", detail)
     checksum = digests.of_content(request)
-    began, size, source = await _create(request, UPLOAD)
+    began, source = await _create(request, UPLOAD)
     bringing = Delivery(checksum=checksum)
-    brought = await delivery.deliver(request, began.task, bringing, size, source=source, created=True)
+    brought = await delivery.deliver(request, began.task, bringing, source=source, created=True)
     if brought.task.status is not Status.COMPLETED:
         return await _told(request, brought, created=True)
     supervisor, caller = request.app[SUPERVISOR], request[CALLER]
@@ -140,8 +145,8 @@ async def start_with_file(request: web.Request, service: str, field: str) -> web
     return await answers.started(request, start)
 
 
-async def _create(request: web.Request, service: str) -> tuple[Start, int | None, sources.Source]:
-    """Create a task for the body; how long the data will be, and where it comes from."""
+async def _create(request: web.Request, service: str) -> tuple[Start, sources.Source]:
+    """Create a task for the body; and where its data comes from."""
     values = requests.query(request, "filename")
     body, size = bodies.body_length(request), bodies.count(request, "Upload-Length")
     if body is None and not bodies.is_chunked(request) and size is None:
@@ -166,7 +171,7 @@ async def _create(request: web.Request, service: str) -> tuple[Start, int | None
     }
     key = requests.key(request, info)
     supervisor, brings = request.app[SUPERVISOR], bodies.has_body(request)
-    return await supervisor.start(service, info, request[CALLER].user, key=key, brings=brings), size, source
+    return await supervisor.start(service, info, request[CALLER].user, key=key, brings=brings), source
 
 
 def _form(request: web.Request) -> multipart.Form:
@@ -227,7 +232,7 @@ async def resume(request: web.Request, task: Task) -> web.StreamResponse:
         task = await resource.vacant(request, task)
         if task.status is Status.COMPLETED:  # only the answer was lost, to a client or to the last generation
             return answers.task(request, task)
-    return await _told(request, await delivery.deliver(request, task, bringing, size), created=False)
+    return await _told(request, await delivery.deliver(request, task, bringing), created=False)
 
 
 def _check_media(request: web.Request) -> None:

@@ -232,7 +232,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     if not bytes_come and size != 0:
         return _answer(request, fresh, 201, location)
     bringing = Delivery(checksum=checksum)
-    brought = await delivery.deliver(request, fresh, bringing, size, created=True, open_ended=deferred)
+    brought = await delivery.deliver(request, fresh, bringing, created=True, open_ended=deferred)
     if brought.task.error is not None and brought.task.error.type == CHECKSUM_MISMATCH:
         await outcome.discard(request, fresh)  # a client that is refused does not expect that something is left
         detail = "nothing is kept, for the checksum is not what was announced"
@@ -326,7 +326,7 @@ async def _ended(request: web.Request, task: Task) -> Task:
     if task.status is not Status.PAUSED or task.is_held or received(task) != announced(task):
         return task
     ending = Delivery(offset=received(task), lifts=False)
-    return (await delivery.deliver(request, task, ending, announced(task), source=sources.Nothing())).task
+    return (await delivery.deliver(request, task, ending, source=sources.Nothing())).task
 
 
 @_or(resumable.append)
@@ -360,7 +360,7 @@ async def patch(request: web.Request, task: Task) -> web.StreamResponse:
             raise Problem(413, "too-long", "the data is complete: there is nothing to be added")
         return _answer(request, task, 204)
     bringing = Delivery(offset=offset, length=length, checksum=checksum, lifts=False)
-    brought = await delivery.deliver(request, task, bringing, size, open_ended=size is None)
+    brought = await delivery.deliver(request, task, bringing, open_ended=size is None)
     return _told(request, brought, 204, {})
 
 

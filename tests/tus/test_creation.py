@@ -201,6 +201,21 @@ async def test_37_38_the_length_comes_with_a_patch(server: Server) -> None:
     assert (await server.task(task_id(path)))["result"]["sha256"] == sha256(CONTENT)
 
 
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_38_the_length_comes_beside_more_bytes(server: Server, *, chunked: bool) -> None:
+    """Of two requests at one moment one tells the length: whichever is first, no more than that is ever taken."""
+    body = CONTENT[:3000]
+    for _ in range(15):
+        path = await create(server, None)
+        telling = await begin(server, path, "Upload-Length: 5", length=0)
+        bringing = await begin(server, path, length=None if chunked else len(body))
+        bringing.writer.write(chunk(body) + chunk(b"") if chunked else body)
+        await telling.answer()
+        await bringing.answer()
+        headers = (await head(server, path)).headers
+        assert int(headers["Upload-Offset"]) <= int(headers.get("Upload-Length", len(body)))
+
+
 async def test_38_the_length_survives(tmp_path: Path) -> None:
     """It is on disk before a byte that came with it is: SIGKILL of the child, and of the server."""
     async with playing(tmp_path) as server:
