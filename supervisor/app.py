@@ -116,8 +116,7 @@ async def _running(config: Config) -> AsyncIterator[str]:
         launcher = LocalLauncher(
             config.handlers,
             keep_fds=[generation.fd],
-            environment=generation.environment(),
-            started=generation.record_fork_server,
+            started=generation.adopt,
         )
         stack.push_async_callback(launcher.close)
         handlers = _import(await launcher.open())

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,3 +161,25 @@ def bulk(task: Task[Bulk, Count]) -> Count:
         if task.params.delay_s:
             task.sleep(task.params.delay_s)
     return task.state
+
+
+@dataclass
+class Stray:
+    """A file that the program writes to, and whether it leaves our session and our descriptors as well."""
+
+    path: str
+    far: bool = False
+
+
+@handler("stray")
+def stray(task: Task[Stray, Count]) -> None:
+    """Have a program write a line now and then, with an environment of its own."""
+    program = f'while sleep 0.01; do echo {task.attempt} >> "{task.params.path}"; done'
+    end = subprocess.DEVNULL if task.params.far else None
+    path = {"PATH": os.environ["PATH"]}
+    subprocess.Popen(
+        ["sh", "-c", program], env=path, stdin=end, stdout=end, stderr=end, start_new_session=task.params.far
+    )
+    task.checkpoint(done=1)
+    while True:
+        task.sleep(0.05)

@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 from intermission.supervisor.routes import shapes
 
 HERE = Path(__file__).parent
+RLIMIT_LOCKS = 10
 Json = dict[str, Any]
 MEMBERS = frozenset(TypeAdapter(shapes.Problem).json_schema()["properties"])
 """What a problem may tell, as the OpenAPI document has it."""
@@ -120,7 +121,7 @@ class Server:
         """Leave nothing behind."""
         if self.process is not None and self.process.returncode is None:
             await self.kill()
-        if (self.data / "cookie").exists():
+        if (self.data / "mark").exists():
             for survivor in self.survivors():  # of a test that failed: what outlives its server is frozen, or a bug
                 send(int(survivor.split()[0]))
         async with asyncio.timeout(20):
@@ -230,16 +231,16 @@ class Server:
         """Every process below the fork server."""
         return self.fork_server.children(recursive=True)
 
-    def cookie(self) -> bytes:
-        """What every process of this data folder carries in its environment."""
-        return b"_INTERMISSION_COOKIE=" + (self.data / "cookie").read_bytes()
+    def mark(self) -> int:
+        """What every process of this data folder has as its limit on file locks."""
+        return int((self.data / "mark").read_text().rpartition("-")[2], 16)
 
     def survivors(self) -> list[str]:
         """Every process anywhere that was started below this server's fork servers."""
         found = []
         for process in psutil.process_iter():
-            with contextlib.suppress(OSError, psutil.Error):
-                ours = self.cookie() in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+            with contextlib.suppress(psutil.Error):
+                ours = process.rlimit(RLIMIT_LOCKS)[0] == self.mark()
                 if ours and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(f"{process.pid} {process.name()}")
         return found

@@ -1,14 +1,21 @@
 """One generation of processes at a time on a data folder.
 
 The supervisor holds an ``flock`` and its fork server inherits it, so the lock is free only when both are gone: a start
-right after ``kill -9`` waits until the old trees are dead. Children do not inherit it. What still runs of an earlier
-generation (its fork server was frozen, or killed together with the supervisor) is found by a cookie in its environment.
+right after ``kill -9`` waits until the old trees are dead. Children do not inherit it.
+
+What still runs of an earlier generation (its fork server was frozen, or killed together with the supervisor) is found
+by a mark that every process below a fork server has: a number of the data folder's own as its soft limit on file locks,
+which Linux has not looked at since 2.4.25 (getrlimit(2)). A process hands its limits on through fork and exec, whatever
+environment, session and descriptors it gives away. Not found is only what sets that very limit, as ``su`` may, or runs
+as another user, whom we could not end anyway.
 """
 
 import contextlib
 import fcntl
 import json
 import os
+import re
+import resource
 import secrets
 import select
 import signal
@@ -22,8 +29,8 @@ import structlog
 from intermission.supervisor.process import tree
 from intermission.supervisor.process.slot import boot_id
 
-COOKIE: Final = "_INTERMISSION_COOKIE"
-"""Not one of the settings, whose names begin with INTERMISSION_: a server may be started from within a task."""
+_RLIMIT_LOCKS: Final = 10
+"""Not among the names of `resource`, as nobody has a use for it."""
 _PATIENCE_S: Final = 5.0
 _RECORD_BYTES: Final = 512
 """More than two processes take."""
@@ -58,17 +65,17 @@ class Generation:
         except BaseException:
             os.close(self.fd)
             raise
-        self.cookie = _cookie(data_dir)
+        self._mark = _mark(data_dir)
         self._sweep()
         self._write(None)
 
-    def environment(self) -> dict[str, str]:
-        """The environment for the fork server: ours without our settings, which hold secrets, and with the cookie."""
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("INTERMISSION_")}
-        return {**ours, COOKIE: self.cookie}
-
-    def record_fork_server(self, process: tree.Process) -> None:
-        """Remember who holds the lock beside us."""
+    def adopt(self, process: tree.Process) -> None:
+        """Mark a fork server that has forked nothing yet, and remember who holds the lock beside us."""
+        try:
+            _, hard = resource.prlimit(process.pid, _RLIMIT_LOCKS)
+            resource.prlimit(process.pid, _RLIMIT_LOCKS, (self._mark, hard))
+        except (OSError, ValueError) as error:  # a sandbox; or somebody did set a limit, and a hard one
+            _log.warning("what a task leaves behind will not be found after a kill", error=str(error))
         try:
             self._write(_Identity(process.pid, process.ticks, boot_id()))
         except OSError as error:  # a full disk must not keep a fork server from being replaced
@@ -102,10 +109,9 @@ class Generation:
         return True
 
     def _sweep(self) -> None:
-        """End whatever an earlier generation left, until nothing with its cookie runs."""
-        entry = f"{COOKIE}={self.cookie}".encode()
-        parent = os.getppid()
-        while left := [p for p in tree.with_environment(entry) if p.pid != parent and p.state not in tree.DEAD]:
+        """End whatever an earlier generation left, until nothing with its mark runs."""
+        ours = {os.getpid(), os.getppid()}  # marked, if the server is started by what a task has left
+        while left := [p for p in tree.with_limit(_RLIMIT_LOCKS, self._mark) if p.pid not in ours]:
             tree.signal_all((p.pid for p in left), signal.SIGKILL)
             for process in left:
                 _await_end(_Identity(process.pid, process.ticks, boot_id()), 1.0)
@@ -132,23 +138,21 @@ def _identity(pid: int) -> _Identity:
     return _Identity(pid, process.ticks if process else 0, boot_id())
 
 
-def _cookie(data_dir: Path) -> str:
-    """What all processes on this very folder have in common: in a copy of it the file is another, and so is its cookie.
+def _mark(data_dir: Path) -> int:
+    """What all processes on this very folder have in common: in a copy of it the file is another, and so is its mark.
 
     Otherwise a server on a backup would take the children of a server on the original for leftovers of its own.
     """
-    path = data_dir / "cookie"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(data_dir / "mark", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with open(fd, "r+", encoding="ascii", errors="replace") as file:
         stat = os.fstat(fd)
         here = f"{stat.st_dev}-{stat.st_ino}"
-        kept = file.read()
-        if kept.startswith(f"{here}-"):
-            return kept
-        fresh = f"{here}-{secrets.token_hex(16)}"
+        if kept := re.fullmatch(rf"{here}-([0-9a-f]{{16}})", file.read()):
+            return int(kept[1], 16)
+        fresh = 1 << 60 | secrets.randbits(60)  # more than anybody would set as a limit, and less than a signed 64 bits
         file.seek(0)
         file.truncate()
-        file.write(fresh)
+        file.write(f"{here}-{fresh:x}")
     return fresh
 
 

@@ -37,13 +37,11 @@ class LocalLauncher:
         modules: Sequence[str],
         *,
         keep_fds: Sequence[int],
-        environment: dict[str, str],
         started: Callable[[tree.Process], None],
     ) -> None:
         """``keep_fds`` are inherited by the fork server (the generation's lock); ``started`` is told of each one."""
         self._modules = list(modules)
         self._keep_fds = tuple(keep_fds)
-        self._environment = environment
         self._started = started
         self._children: dict[int, Child] = {}
         self._number = 0
@@ -111,7 +109,7 @@ class LocalLauncher:
             self._server.send(order, fds)
 
     async def _start(self) -> wire.Hello:
-        server = self._latest = _ForkServerProcess(self._hear, self._keep_fds, self._environment)
+        server = self._latest = _ForkServerProcess(self._hear, self._keep_fds)
         mourning = self._mourning = asyncio.create_task(self._mourn(server))
         self._started(server.process)
         server.send(wire.Setup(self._modules))
@@ -174,7 +172,7 @@ class LocalLauncher:
 class _ForkServerProcess:
     """One fork server: its process, its socket and its death."""
 
-    def __init__(self, hear: Callable[[wire.News], None], keep_fds: Sequence[int], environment: dict[str, str]) -> None:
+    def __init__(self, hear: Callable[[wire.News], None], keep_fds: Sequence[int]) -> None:
         self._loop = asyncio.get_running_loop()
         self._hear = hear
         self._outgoing: deque[tuple[bytes, list[int]]] = deque()
@@ -187,7 +185,7 @@ class _ForkServerProcess:
                 [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=(theirs.fileno(), *keep_fds),
                 stdin=subprocess.DEVNULL,
-                env=environment,
+                env=_without_settings(),
                 start_new_session=True,
             )
         process = tree.look(self._popen.pid)
@@ -269,6 +267,11 @@ class _ForkServerProcess:
         if not self.hello.done():
             self.hello.set_result(None)
         self.died.set()
+
+
+def _without_settings() -> dict[str, str]:
+    """Our environment without our settings, which hold secrets."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("INTERMISSION_")}
 
 
 def _duplicates(fds: Sequence[int]) -> list[int]:

@@ -6,6 +6,7 @@ A process is identified by its pid *and* start time: a bare pid may already be s
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterable
@@ -161,13 +162,11 @@ def reap_adopted(keep: Iterable[int] = ()) -> None:
                 os.waitpid(pid, os.WNOHANG)
 
 
-def with_environment(entry: bytes) -> list[Process]:
-    """Every process, but this one, that was started with this ``NAME=value`` in its environment."""
+def with_limit(limit: int, soft: int) -> list[Process]:
+    """Every process that runs with this soft limit, of those that we may ask."""
     found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):
-            if entry in _read(f"/proc/{name}/environ").split(b"\0") and (process := look(int(name))):
+    for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if resource.prlimit(pid, limit)[0] == soft and (process := look(pid)) and process.state not in DEAD:
                 found.append(process)
     return found

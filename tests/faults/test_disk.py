@@ -398,7 +398,7 @@ async def test_a_copied_folder_is_another_one(tmp_path: Path) -> None:
         pid = await child(server, deaf)
         shutil.copytree(server.data, tmp_path / "copy")
         async with faulty(tmp_path / "copy", **TEN) as other:
-            assert other.cookie() != server.cookie()
+            assert other.mark() != server.mark()
             assert (await other.until(deaf, lambda task: task["attempt"] == 2))["status"] == "running"
             assert psutil.Process(pid).status() == psutil.STATUS_SLEEPING
             assert await child(server, deaf) == pid

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import psutil
+import pytest
 from fault_tools import (
     TOYS,
     alive,
@@ -17,6 +18,7 @@ from fault_tools import (
     outcomes,
     place,
     until_dead,
+    until_lines,
     until_logged,
 )
 from harness import Server, seeded, send, serving, squares, until
@@ -227,6 +229,31 @@ async def test_its_fork_server_is_killed_with_it(tmp_path: Path) -> None:
         assert alive(processes) == []
         await server.until_status(forest, "running")
         assert (await server.verb(forest, "terminate")).status == 200
+
+
+@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+async def test_a_program_with_an_environment_of_its_own_is_ended(tmp_path: Path, *, frozen: bool, far: bool) -> None:
+    """Nor does a session of its own hide it, nor closed descriptors: it never writes beside the next attempt."""
+    lines = tmp_path / "lines"
+    async with faulty(tmp_path / "data") as server:
+        task_id = await server.launch("stray", {"path": str(lines), "far": far})
+        await until_lines(lines, 1)
+        fork_server = server.fork_server
+        (program,) = psutil.Process(await child(server, task_id)).children()
+        fork_server.send_signal(signal.SIGSTOP)
+        await server.kill()
+        if not frozen:
+            fork_server.kill()
+            await until_dead([fork_server], 1.0)
+        assert alive([program]), "then there is nothing to find"
+        await server.start()
+        assert alive([program]) == []
+        await until_lines(lines, lines.read_text().count("\n") + 2)
+        written = lines.read_text().split()
+        assert written == sorted(written)
+        assert written[-1] == "2"
+        assert (await server.verb(task_id, "terminate")).status == 200
 
 
 async def test_a_server_that_is_killed_while_it_waits_for_another_one_leaves_no_trace(tmp_path: Path) -> None:
