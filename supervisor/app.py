@@ -106,7 +106,7 @@ async def _unless(stop: asyncio.Event, start: Coroutine[object, object, str]) ->
 async def _running(config: Config) -> AsyncIterator[str]:
     """Everything from the data folder to the open port."""
     places = _places(config)
-    generation = _claim(config.data_dir)
+    generation = _claim(config.data_dir, config.database_path)
     sys.path.append(os.getcwd())  # where a user's handler modules are; last, so that nothing there hides a library
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(generation.release)
@@ -115,7 +115,7 @@ async def _running(config: Config) -> AsyncIterator[str]:
         stack.push_async_callback(store.close)
         launcher = LocalLauncher(
             config.handlers,
-            keep_fds=[generation.fd],
+            keep_fds=generation.fds,
             started=generation.adopt,
         )
         stack.push_async_callback(launcher.close)
@@ -156,18 +156,18 @@ def _places(config: Config) -> Places:
     except OSError as error:
         message = f"the data folder {config.data_dir} cannot be written to: {error.strerror}; set INTERMISSION_DATA_DIR"
         raise StartError(message) from None
-    directory = config.directory_path
-    if not os.access(directory.parent, os.W_OK | os.X_OK):
-        message = f"the folder {directory.parent} cannot be written to; set INTERMISSION_DIRECTORY_URL"
-        raise StartError(message)
-    return Places(tasks=config.tasks_dir, sources=config.sources_dir, directory=directory)
+    for path, setting in ((config.database_path, "DATABASE_URL"), (config.directory_path, "DIRECTORY_URL")):
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            message = f"the folder {path.parent} cannot be written to; set INTERMISSION_{setting}"
+            raise StartError(message)
+    return Places(tasks=config.tasks_dir, sources=config.sources_dir, directory=config.directory_path)
 
 
-def _claim(data_dir: Path) -> Generation:
+def _claim(data_dir: Path, database: Path) -> Generation:
     try:
-        return Generation(data_dir)
+        return Generation(data_dir, database)
     except OSError as error:
-        message = f"the data folder {data_dir} cannot be claimed: {error}"
+        message = f"the data folder {data_dir} and the database {database} cannot be claimed: {error}"
         raise StartError(message) from None
 
 

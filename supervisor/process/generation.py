@@ -1,7 +1,8 @@
-"""One generation of processes at a time on a data folder.
+"""One generation of processes at a time on a data folder, and on a database.
 
-The supervisor holds an ``flock`` and its fork server inherits it, so the lock is free only when both are gone: a start
-right after ``kill -9`` waits until the old trees are dead. Children do not inherit it.
+The supervisor holds an ``flock`` on each and its fork server inherits them, so they are free only when both are gone: a
+start right after ``kill -9`` waits until the old trees are dead. Children do not inherit them. The database has one of
+its own because it may be anywhere: a second server on it would take the first one's running tasks for lost.
 
 What still runs of an earlier generation (its fork server was frozen, or killed together with the supervisor) is found
 by a mark that every process below a fork server has: a number of the data folder's own as its soft limit on file locks,
@@ -38,7 +39,7 @@ _log = structlog.get_logger()
 
 
 class OccupiedError(Exception):
-    """Another server uses the data folder; the message says which."""
+    """Another server uses the data folder or the database; the message says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +53,27 @@ class _Identity:
 
 
 class Generation:
-    """The claim on a data folder, from its taking until this process ends."""
+    """The claim on a data folder and a database, from its taking until this process ends."""
 
-    def __init__(self, data_dir: Path) -> None:
-        """Take the folder when an earlier generation has ended. Raises `OccupiedError` if one lives, or OSError."""
+    def __init__(self, data_dir: Path, database: Path) -> None:
+        """Take both when an earlier generation has ended. Raises `OccupiedError` if one lives, or OSError."""
         data_dir.mkdir(parents=True, exist_ok=True)
         self._record = data_dir / "generation.json"
-        self.fd = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._supervisor = _identity(os.getpid())
-        try:
-            self._take(data_dir)
-        except BaseException:
-            os.close(self.fd)
-            raise
-        self._mark = _mark(data_dir)
-        self._sweep()
-        self._write(None)
+        with contextlib.ExitStack() as locks:
+            folder = _opened(data_dir / "lock", locks)
+            self._take(folder, data_dir)
+            # Beside the file that a link leads to, where SQLite has its own neighbours of it too.
+            beside = _opened(Path(f"{os.path.realpath(database)}-lock"), locks)
+            _take_database(beside, database)
+            self.fds = (folder, beside)
+            self._mark = _mark(data_dir)
+            self._sweep()
+            self._write(None)
+            self._locks = locks.pop_all()
 
     def adopt(self, process: tree.Process) -> None:
-        """Mark a fork server that has forked nothing yet, and remember who holds the lock beside us."""
+        """Mark a fork server that has forked nothing yet, and remember who holds the locks beside us."""
         try:
             _, hard = resource.prlimit(process.pid, _RLIMIT_LOCKS)
             resource.prlimit(process.pid, _RLIMIT_LOCKS, (self._mark, hard))
@@ -83,11 +86,11 @@ class Generation:
 
     def release(self) -> None:
         """Let go, at the end of an orderly stop."""
-        os.close(self.fd)
+        self._locks.close()
 
-    def _take(self, data_dir: Path) -> None:
+    def _take(self, lock: int, data_dir: Path) -> None:
         deadline = time.monotonic() + _PATIENCE_S
-        while not self._try():
+        while not _locked(lock):
             supervisor, fork_server = self._read()
             if supervisor is not None and supervisor.lives():
                 raise OccupiedError(
@@ -100,13 +103,6 @@ class Generation:
                 raise OccupiedError(f"{data_dir} is locked by another program; stop it or choose another folder")
             # Between a death and the closing of its files, or between a lock and its record: milliseconds.
             time.sleep(0.005)
-
-    def _try(self) -> bool:
-        try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
 
     def _sweep(self) -> None:
         """End whatever an earlier generation left, until nothing with its mark runs."""
@@ -131,6 +127,31 @@ class Generation:
             os.pwrite(fd, json.dumps(record).ljust(_RECORD_BYTES).encode(), 0)
         finally:
             os.close(fd)
+
+
+def _opened(lock: Path, until: contextlib.ExitStack) -> int:
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    until.callback(os.close, fd)
+    return fd
+
+
+def _locked(lock: int) -> bool:
+    """Whether it is ours now."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _take_database(lock: int, database: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while not _locked(lock):
+        if time.monotonic() > deadline:
+            raise OccupiedError(
+                f"another server keeps its tasks in {database}; stop it or set another INTERMISSION_DATABASE_URL"
+            )
+        time.sleep(0.005)  # it may be on its way out, as in `Generation._take`
 
 
 def _identity(pid: int) -> _Identity:

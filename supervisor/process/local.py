@@ -39,7 +39,7 @@ class LocalLauncher:
         keep_fds: Sequence[int],
         started: Callable[[tree.Process], None],
     ) -> None:
-        """``keep_fds`` are inherited by the fork server (the generation's lock); ``started`` is told of each one."""
+        """``keep_fds`` are inherited by the fork server (the generation's locks); ``started`` is told of each one."""
         self._modules = list(modules)
         self._keep_fds = tuple(keep_fds)
         self._started = started

@@ -12,6 +12,8 @@ import aiohttp
 import psutil
 import pytest
 from fault_tools import (
+    TOYS,
+    alive,
     child,
     faulty,
     generation,
@@ -385,6 +387,54 @@ async def test_a_folder_that_another_program_has_locked(tmp_path: Path) -> None:
         assert f"{tmp_path} is locked by another program; stop it or choose another folder" in done.stderr
         await server.start()
         assert await server.stop() == 0
+
+
+async def test_a_second_server_on_the_same_database_is_refused(tmp_path: Path) -> None:
+    """Its data folder is its own: the first one's tasks are no less there, and are not run a second time."""
+    (tmp_path / "link.db").symlink_to(tmp_path / "tasks.db")
+    url = f"sqlite:///{tmp_path}/tasks.db"
+    async with faulty(tmp_path / "data", INTERMISSION_DATABASE_URL=url) as server:
+        task_id = await server.launch("steps", {"steps": 1_000_000})
+        pid = await child(server, task_id)
+        for name in ("tasks.db", "link.db"):
+            path = tmp_path / name
+            done = await asyncio.to_thread(
+                serve, tmp_path / "other", INTERMISSION_DATABASE_URL=f"sqlite:///{path}", INTERMISSION_HANDLERS=TOYS
+            )
+            assert done.returncode == 1
+            assert f"another server keeps its tasks in {path}; stop it or set another" in done.stderr
+            assert "Traceback" not in done.stderr
+        assert await child(server, task_id) == pid
+        assert await outcomes(server, task_id) == [None]
+        await server.kill()
+        await server.start()
+        assert (await server.until(task_id, lambda task: task["child"]))["attempt"] == 2
+        assert (await server.verb(task_id, "terminate")).status == 200
+
+
+async def test_a_database_whose_server_was_killed_and_whose_fork_server_was_not(tmp_path: Path) -> None:
+    """Its children may still run, so nobody else may carry their tasks on; once all are gone it is free."""
+    url = f"sqlite:///{tmp_path}/tasks.db"
+    async with serving(tmp_path / "data", INTERMISSION_DATABASE_URL=url) as server:
+        task_id = await server.launch("steps", {"steps": 1_000_000})
+        await child(server, task_id)
+        fork_server = server.fork_server
+        fork_server.suspend()
+        await server.kill()
+        done = await asyncio.to_thread(serve, tmp_path / "other", INTERMISSION_DATABASE_URL=url)
+        assert (done.returncode, "another server keeps its tasks in" in done.stderr) == (1, True)
+        fork_server.resume()
+        async with serving(tmp_path / "other", INTERMISSION_DATABASE_URL=url) as other:
+            assert alive([fork_server]) == []
+            assert (await other.verb(task_id, "terminate")).status == 200
+
+
+def test_a_folder_of_a_database_that_is_not_there(tmp_path: Path) -> None:
+    """The refusal names it, and the setting."""
+    done = serve(tmp_path, INTERMISSION_DATABASE_URL=f"sqlite:///{tmp_path}/none/tasks.db")
+    assert done.returncode == 1
+    assert f"the folder {tmp_path}/none cannot be written to; set INTERMISSION_DATABASE_URL" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 async def test_a_copied_folder_is_another_one(tmp_path: Path) -> None:
