@@ -97,6 +97,8 @@ class Output(io.TextIOWrapper):
 class Task(ABC, Generic[P, S]):
     """What a handler gets: what was asked for, where it was, and the ways to save its place.
 
+    Its methods are for the process that runs the handler: in one that this has forked they raise RuntimeError.
+
     The contract: *do the item, then checkpoint; after a crash at most the items since the last checkpoint repeat, and
     outputs repeat nothing.*
     """

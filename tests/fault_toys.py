@@ -3,7 +3,9 @@
 import os
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,3 +185,74 @@ def stray(task: Task[Stray, Count]) -> None:
     task.checkpoint(done=1)
     while True:
         task.sleep(0.05)
+
+
+def _exit_7(_: object) -> None:
+    sys.exit(7)
+
+
+def _raise(_: object) -> None:
+    raise ValueError("from the copy")
+
+
+COPIES: dict[str, Callable[[Task[Any, Any]], object]] = {
+    "return": lambda _: None,
+    "raise": _raise,
+    "exit": _exit_7,
+    "checkpoint": lambda task: task.checkpoint(done=666),
+    "commit": lambda task: task.commit(done=666),
+    "sleep": lambda task: task.sleep(0.001),
+    "output": lambda task: task.output("copy.txt"),
+}
+
+
+@dataclass
+class Copy:
+    """What the forked process does."""
+
+    does: str
+
+
+@dataclass
+class Forked:
+    """Where the handler got to, and how the process ended that it had forked."""
+
+    n: int
+    exit_code: int
+
+
+@handler("copied", retry=Retry(errors=1))
+def copied(task: Task[Copy, Count]) -> Forked:
+    """Fork a process that leaves this function too, or uses the task; then go on."""
+    out = task.output("lines.txt")
+    out.write("1\n")
+    task.checkpoint(done=1)
+    out.write("2\n")  # which is in both processes' buffer now
+    pid = os.fork()
+    if pid == 0:
+        task.state.n = 666
+        COPIES[task.params.does](task)
+        return Forked(666, 666)
+    _, status = os.waitpid(pid, 0)
+    task.state.n = 2
+    task.checkpoint(done=2)
+    return Forked(task.state.n, os.waitstatus_to_exitcode(status))
+
+
+@handler("copied_clean")
+def copied_clean(task: Task[Outside, Count]) -> None:
+    """Wait to be terminated."""
+    task.checkpoint(done=1)
+    task.sleep(600)
+
+
+@copied_clean.clean
+def _(task: Task[Outside, Count]) -> None:
+    if (pid := os.fork()) == 0:
+        return
+    os.waitpid(pid, 0)
+    path = Path(task.params.path)
+    if not path.exists():
+        path.write_text("tried\n")
+        _die()
+    path.write_text("cleaned\n")

@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Final, NoReturn
 
@@ -80,9 +81,9 @@ def _attempt(handler: AnyHandler, begin: wire.Begin, pipe: Connection, body: Inc
     try:
         if begin.kind == "clean":
             for clean in handler.cleans:
-                clean(task)
+                _by_itself(clean, task)
             return wire.Completed("null")
-        result = handler.run(task)
+        result = _by_itself(handler.run, task)
         return None if task.stopped else task.complete(result)
     except BaseException as error:  # noqa: BLE001 -- whatever a handler raises is reported, SystemExit and Paused too
         if task.stopped:
@@ -92,23 +93,43 @@ def _attempt(handler: AnyHandler, begin: wire.Begin, pipe: Connection, body: Inc
         return _errored(error, stream=handler.stream)
 
 
+def _by_itself(function: Callable[[LiveTask], object], task: LiveTask) -> object:
+    """What the author's function returns or raises. A process that it forked and did not end leaves here, unheard."""
+    code = 0
+    try:
+        return function(task)
+    except SystemExit as error:
+        code = _exit_code(error)
+        raise
+    except BaseException as error:
+        code = 1
+        if task.copied:
+            traceback.print_exception(error)
+        raise
+    finally:
+        if task.copied:
+            _flush()
+            os._exit(code)
+
+
 def _errored(error: BaseException, *, stream: bool) -> wire.Errored:
     if not isinstance(error, SystemExit):
         with contextlib.suppress(Exception):  # a full disk must not hide what it has caused
             traceback.print_exception(error)
     trace = "".join(traceback.format_exception(error))
-    code = None
-    if isinstance(error, SystemExit):
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
     return wire.Errored(
         kind="exit" if isinstance(error, SystemExit) else "exception",
         type=_sendable(type(error).__name__)[:200],
         message=_sendable(_text(error))[: wire.MAX_TEXT],
         traceback=_sendable(trace)[-wire.MAX_TEXT :],
-        exit_code=code,
+        exit_code=_exit_code(error) if isinstance(error, SystemExit) else None,
         final=isinstance(error, Fatal | Unencodable),
         no_space=isinstance(error, OSError) and error.errno in (wire.NO_DISK if stream else wire.NO_SPACE),
     )
+
+
+def _exit_code(error: SystemExit) -> int:
+    return error.code if isinstance(error.code, int) else int(error.code is not None)
 
 
 def _text(error: BaseException) -> str:

@@ -42,7 +42,10 @@ class LiveTask(Task[Any, Any]):
         self._poll = _poller(pipe)
         self._encode: Callable[[Any], bytes] = handler.state.encode
         self._encode_result: Callable[[Any], bytes] = handler.result.encode
-        self._main = threading.get_ident()
+        self._main: int | None = threading.get_ident()
+        """The thread that runs the handler; none of a process that it has forked."""
+        # To compare pids would cost each checkpoint a system call.
+        os.register_at_fork(after_in_child=self._disown)
         self._folder = begin.folder
         self._find_inputs = partial(_inputs, begin.sources, begin.directory, begin.uploads)
         self._files = f"{begin.folder}/{FILES_NAME}"
@@ -98,6 +101,7 @@ class LiveTask(Task[Any, Any]):
 
     def output(self, name: str) -> Output:
         """See `Task.output`."""
+        self._refuse_copies()
         if self.stopped:
             raise Paused
         if name not in self._open or self._open[name].closed:
@@ -109,6 +113,7 @@ class LiveTask(Task[Any, Any]):
 
     def sleep(self, seconds: float) -> None:
         """See `Task.sleep`."""
+        self._refuse_copies()
         if self.stopped:
             raise Paused
         deadline = _now() + seconds
@@ -128,6 +133,7 @@ class LiveTask(Task[Any, Any]):
 
     def _blocks(self, body: Incoming) -> Iterator[memoryview]:
         while not self._pausing:
+            self._refuse_copies()
             if self.stopped:
                 raise Paused
             if self._direct is not None and body.copied >= self._direct.after:
@@ -181,6 +187,11 @@ class LiveTask(Task[Any, Any]):
 
     # What the runtime calls.
 
+    @property
+    def copied(self) -> bool:
+        """Whether this is a process that the handler has forked, and not the one that runs it."""
+        return self._main is None
+
     def sync(self) -> None:
         """Make every output durable, whole as it is now."""
         for name, out in self._open.items():
@@ -212,10 +223,23 @@ class LiveTask(Task[Any, Any]):
 
     # Inside.
 
+    def _disown(self) -> None:
+        self._main = None
+
+    def _refuse_copies(self) -> None:
+        """Raise in a process that the handler has forked: it has our slots, and reads and writes at our pipe."""
+        if self.copied:
+            message = (
+                "the task was used in a process that the handler has forked: only the handler's own process may. "
+                "Let the other one hand over what it has done, and save that here"
+            )
+            raise RuntimeError(message)
+
     def _save(self, done: float | None, total: float | None, unit: str | None) -> None:
         if self.stopped:
             raise Paused
         if threading.get_ident() != self._main:
+            self._refuse_copies()
             message = (
                 "checkpoint() was called off the main thread: only the thread that runs the handler may save its place"
             )
