@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -256,3 +257,34 @@ def _(task: Task[Outside, Count]) -> None:
         path.write_text("tried\n")
         _die()
     path.write_text("cleaned\n")
+
+
+@dataclass
+class Depth:
+    """How many folders to nest, and whether the first attempt is killed."""
+
+    folders: int = 1
+    dies: bool = True
+
+
+@dataclass
+class Found:
+    """What was in the temporary folder before."""
+
+    names: list[str]
+
+
+@handler("messy")
+def messy(task: Task[Depth, Count]) -> Found:
+    """Leave temporary files."""
+    temporary = tempfile.gettempdir()
+    found = Found(os.listdir(temporary))
+    below = os.open(temporary, os.O_RDONLY)
+    for _ in range(task.params.folders):
+        os.mkdir("inner", dir_fd=below)
+        below = os.open("inner", os.O_RDONLY, dir_fd=below)
+    os.close(os.open("file", os.O_CREAT, dir_fd=below))
+    task.checkpoint(done=1)
+    if task.attempt == 1 and task.params.dies:
+        _die()
+    return found

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -33,6 +34,7 @@ def main(handler: AnyHandler, pipe: Connection, *body: int) -> NoReturn:
         if not isinstance(begin, wire.Begin):
             raise TypeError(begin)  # noqa: TRY301 -- the border check of our own protocol
         report = _attempt(handler, begin, pipe, Incoming(pipe.fileno(), *body) if body else None)
+        _clear(_temporary(begin.folder))
         _flush()
         if report is not None:
             pipe.send_bytes(wire.encode(report))
@@ -55,10 +57,25 @@ def _redirect(folder: str) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
-    temporary = f"{folder}/{_TEMPORARY_NAME}"
+    temporary = _temporary(folder)
+    _clear(temporary)  # an attempt that was killed could not
     with contextlib.suppress(FileExistsError):
         os.mkdir(temporary)
     os.environ["TMPDIR"] = tempfile.tempdir = temporary
+
+
+def _temporary(folder: str) -> str:
+    return f"{folder}/{_TEMPORARY_NAME}"
+
+
+def _clear(temporary: str) -> None:
+    """Remove the folder if anything is in it; an empty one stays, as to remove it costs more than to look.
+
+    So does what cannot be removed: it fails no task.
+    """
+    with contextlib.suppress(OSError, RecursionError):  # of a thousand folders, one in the other
+        if os.listdir(temporary):
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _flush() -> None:

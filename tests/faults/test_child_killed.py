@@ -304,3 +304,24 @@ async def test_its_descendants_go_with_it(server: Server) -> None:
     send(pid)
     await server.until(task_id, lambda task: task["attempt"] == 2)
     assert [process for process in below if process.is_running()] == []
+
+
+# What it leaves.
+
+
+@pytest.mark.parametrize("dies", [True, False])
+async def test_temporary_files_end_with_their_attempt(server: Server, *, dies: bool) -> None:
+    """The next one begins without those of one that was killed, and a completed task keeps none."""
+    task_id = await server.launch("messy", {"dies": dies})
+    task = await server.until_status(task_id, "completed")
+    assert (task["attempt"], task["result"]) == (1 + dies, {"names": []})
+    assert not (server.data / "tasks" / task_id / "tmp").exists()
+
+
+async def test_temporary_files_that_cannot_be_removed(server: Server) -> None:
+    """Folders nested too deeply for that fail no task."""
+    task_id = await server.launch("messy", {"folders": 1100, "dies": False})
+    task = await server.until_status(task_id, "completed", "failed")
+    assert (task["status"], task["attempt"]) == ("completed", 1)
+    remover = await asyncio.create_subprocess_exec("rm", "-rf", server.data / "tasks" / task_id / "tmp")
+    assert await remover.wait() == 0  # pytest could not either
