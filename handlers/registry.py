@@ -9,6 +9,7 @@ from typing import Any, Final
 from intermission.handlers.base import Handler
 
 BUILT_IN: Final = tuple(f"intermission.handlers.{name}" for name in ("counter", "csv_log", "extract", "team", "upload"))
+_MOST_BYTES: Final = 2000
 AnyHandler = Handler[Any, Any, Any]
 
 
@@ -68,4 +69,6 @@ def _refuse_taken(registry: Registry, found: dict[str, AnyHandler]) -> None:
 
 
 def _shortened(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error, limit=-2))[-2000:].strip()
+    """By its bytes, as a message between processes has room for; what UTF-8 cannot hold is escaped."""
+    text = "".join(traceback.format_exception(error, limit=-2)).encode(errors="backslashreplace")
+    return text[-_MOST_BYTES:].decode(errors="ignore").strip()

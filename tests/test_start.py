@@ -208,3 +208,19 @@ async def test_the_environment_cannot_be_read_from_outside_either(server: Server
     entries = Path(f"/proc/{child.pid}/environ").read_bytes().split(b"\0")
     assert any(entry.startswith(b"PATH=") for entry in entries)
     assert [entry for entry in entries if entry.startswith(b"INTERMISSION_")] == []
+
+
+async def test_modules_that_fail_at_length(tmp_path: Path) -> None:
+    """However many bytes a character has, and whether or not it can be sent: the others work, and the log says why."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    for n in range(20):
+        (folder / f"unusable{n}.py").write_text("raise RuntimeError(chr(0x1F600) * 5000 + chr(0xDC80))\n")
+    names = [f"unusable{n}" for n in range(20)]
+    settings = {"INTERMISSION_HANDLERS": ",".join(["toys", *names]), "PYTHONPATH": str(folder)}
+    async with serving(tmp_path / "data", **settings) as server:
+        told = [record for line in server.log if "cannot be used" in line and (record := json.loads(line))]
+        assert [record["module"] for record in told] == names
+        assert all(record["error"].endswith(chr(0x1F600) + r"\udc80") for record in told)
+        await server.until_status(await server.launch("steps", {"steps": 1}), "completed")
+        assert await server.stop() == 0
