@@ -1,13 +1,9 @@
 """The end of a terminated task: `clean` in a fresh child, then its files, then its row; a receipt is what remains."""
 
 import asyncio
-import os
-import shutil
-import stat
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 import structlog
@@ -22,7 +18,7 @@ from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
 from intermission.supervisor.process import wire
 from intermission.supervisor.process.launcher import Launcher
-from intermission.supervisor.restore import sync_folder
+from intermission.supervisor.removal import remove_folder
 from intermission.supervisor.retry import GIVE_UP_AFTER, STORE_RETRY_S
 from intermission.supervisor.verdict import attempt_end, error_of, was_lost
 
@@ -173,22 +169,3 @@ class Cleaner:
         """The user who terminated it, be it before the server was started; None: its time was over."""
         history = await self._ledger.store.events(task.id)
         return next((event.by for event in reversed(history) if event.event is Event.TERMINATE), None)
-
-
-def remove_folder(folder: Path) -> int:
-    """Delete a task's folder; how many files were in it. None there is no error: an earlier try got this far.
-
-    It would stay away after a power cut too: its row goes next, and nothing else knows of it.
-    """
-    count = 0
-    if folder.exists():
-        os.chmod(folder, stat.S_IRWXU)
-    for parent, folders, files in os.walk(folder):
-        count += len(files)
-        for name in folders:  # before it is walked: one that a handler has made read-only can be emptied by nobody else
-            if not os.path.islink(path := os.path.join(parent, name)):
-                os.chmod(path, stat.S_IRWXU)
-    if folder.exists():
-        shutil.rmtree(folder)
-        sync_folder(folder.parent)
-    return count

@@ -38,7 +38,7 @@ from intermission.state.store import Store, StoreError, StoreFullError
 from intermission.supervisor import inputs
 from intermission.supervisor.attempt import Attempt
 from intermission.supervisor.carrier import Carrier
-from intermission.supervisor.cleaner import Cleaner, remove_folder
+from intermission.supervisor.cleaner import Cleaner
 from intermission.supervisor.crowd import Crowd
 from intermission.supervisor.errors import (
     AmbiguousError,
@@ -63,6 +63,7 @@ from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
 from intermission.supervisor.process import wire
 from intermission.supervisor.process.launcher import Launcher
+from intermission.supervisor.removal import remove_folder
 from intermission.supervisor.retention import Retention
 from intermission.supervisor.retry import policy
 from intermission.supervisor.stream import Delivery, agreed_length, announced, is_whole, received

@@ -15,9 +15,6 @@ import pytest
 from harness import Server, serving, until
 from verb_tools import playing
 
-from intermission.supervisor import restore
-from intermission.supervisor.cleaner import remove_folder
-
 TOYS: Final = "toys,retention_toys"
 DAY_S: Final = 86_400
 LONG: Final = "30"
@@ -241,20 +238,3 @@ async def test_who_terminated_it_is_known_after_a_restart(tmp_path: Path) -> Non
         await until_http(server, hanging, 410)
         assert gone_by(server, hanging) == ["root"]
         assert await server.stop() == 0
-
-
-def test_a_removal_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder is away for good before its row may be deleted: nothing else would find it again."""
-    synced: list[tuple[Path, bool]] = []
-    folder = tmp_path / "tasks" / "one"
-    folder.mkdir(parents=True)
-    (folder / "log").write_text("x")
-    real = os.fsync
-
-    def fsync(fd: int) -> None:
-        synced.append((Path(os.readlink(f"/proc/self/fd/{fd}")), folder.exists()))
-        real(fd)
-
-    monkeypatch.setattr(restore.os, "fsync", fsync)
-    assert remove_folder(folder) == 1
-    assert synced == [(folder.parent, False)]

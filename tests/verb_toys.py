@@ -312,6 +312,28 @@ def hoarder(task: Task[Nothing, Count]) -> Count:
     return task.state
 
 
+@dataclass
+class Depth:
+    """How many folders, each in the other."""
+
+    depth: int
+    finish: bool = False
+
+
+@handler("nester")
+def nester(task: Task[Depth, Count]) -> Count:
+    """Nest folders with a file in each, deeper than a path can be long, then wait or finish."""
+    os.chdir(tempfile.mkdtemp())
+    for _ in range(task.params.depth):
+        Path("file").touch()
+        os.mkdir("folder")
+        os.chdir("folder")
+    task.checkpoint(done=1)
+    if not task.params.finish:
+        task.sleep(600)
+    return task.state
+
+
 @handler("lingerer", limits=Limits(wall_s=0.6), pause_grace_s=10.0)
 def lingerer(task: Task[Nothing, Count]) -> Count:
     """Say that it pauses, and take longer to leave than it may run."""
