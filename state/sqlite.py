@@ -1,7 +1,8 @@
 """The store on SQLite, in one file: what is asked for goes to the writer, what is read to connections of its own."""
 
+import json
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,7 @@ _log = structlog.get_logger()
 
 _TASK: Final = f"{rows.TASKS} WHERE t.id = ?"
 _TOMBSTONE: Final = f"SELECT {rows.TOMBSTONE_COLUMNS} FROM tombstones WHERE id = ?"
+_TOMBSTONES: Final = "SELECT id FROM tombstones WHERE id IN (SELECT value FROM json_each(?))"
 _WITH_CHILD: Final = (
     f"SELECT {rows.WHOLE} FROM tasks AS t INDEXED BY tasks_moving {rows.WITH_CHECKPOINT} "
     f"WHERE {lists.IS_MOVING} AND status IN ({', '.join(repr(str(s)) for s in sorted(WITH_CHILD))}) ORDER BY t.id"
@@ -137,6 +139,13 @@ class SqliteStore:
         """See `Store.users_of`."""
         return await self._read(
             self._points, lambda db: [task_id for (task_id,) in db.execute(_USERS, (upload_id, limit)).fetchall()]
+        )
+
+    async def gone(self, ids: Sequence[str]) -> list[str]:
+        """See `Store.gone`."""
+        text = json.dumps(ids)
+        return await self._read(
+            self._lists, lambda db: [task_id for (task_id,) in db.execute(_TOMBSTONES, (text,)).fetchall()]
         )
 
     async def forget(self, before: float, limit: int) -> int:

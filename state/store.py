@@ -4,7 +4,7 @@ Every write is durable (power-loss safe) when its coroutine returns, and nobody 
 for while a commit is under way go into the next one together, in the order in which they were asked for.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final, Protocol
 
 from intermission.state.models import (
@@ -102,6 +102,9 @@ class Store(Protocol):
 
     async def users_of(self, upload_id: str, limit: int) -> list[str]:
         """The ids of unfinished tasks that read this upload, oldest first, ``limit`` at most."""
+
+    async def gone(self, ids: Sequence[str]) -> list[str]:
+        """Those of these that are tasks of which a tombstone is left."""
 
     async def forget(self, before: float, limit: int) -> int:
         """Delete up to ``limit`` of the tombstones that are older than ``before``, the oldest first; how many."""

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -74,6 +75,8 @@ _LEAST_FREE_BYTES: Final = 16 << 20
 """With less room on the disk nothing is accepted: what there is needs it to come to an end."""
 _CLEANED_WITHIN_S: Final = 60.0
 """How long to wait until a task that is withdrawn is cleaned; after that it goes on in the background."""
+_LOOKED_UP_AT_ONCE: Final = 1000
+"""Folders whose tasks may be gone. A list that is asked for meanwhile waits for 1 ms."""
 _ENDS_WITHIN_S: Final = 0.5
 """How long it may take, at the end of a drain, until the trees that are to be ended are dead."""
 _log = structlog.get_logger()
@@ -123,7 +126,7 @@ class Supervisor:
         self._carrier = Carrier(
             self._ledger, launcher, registry, places, self._cleaner, syncs=syncs, max_running=max_running, crowd=crowd
         )
-        self._retention = Retention(store, self._expire, keep_s, uploads_s)
+        self._retention = Retention(store, self._expire, self._remove_left, keep_s, uploads_s)
         self._changes = WeakValueDictionary[str, asyncio.Lock]()
         self.phase: Literal["starting", "ok", "draining"] = "starting"
 
@@ -242,7 +245,8 @@ class Supervisor:
         now = await self.store.get(task_id)
         if not isinstance(now, Task) or now.status is Status.TERMINATING:
             await self._cleaner.finished(task_id, _CLEANED_WITHIN_S)
-            await asyncio.to_thread(remove_folder, self.places.folder(task_id))
+            async with self._changing(task_id):
+                await self._remove_folder(task_id)
 
     async def _earlier(self, earlier: Earlier, key: Key | None, user: str) -> Start:
         """What a key stands for."""
@@ -358,9 +362,12 @@ class Supervisor:
     async def delete(self, task_id: str, user: str | None, by: str | None) -> Tombstone:
         """Delete a completed task: its record, files and log. Raises as `pause`, and `InUseError`.
 
+        The record goes first, in one commit: until then the task is whole, and from then on it is gone, for whoever
+        asks. Its folder follows. If that is cut short, the next start finds it by the tombstone (`_remove_left`).
+
         ``by`` None: its time is over.
         """
-        # One at a time: a second one would meet a folder that is half gone, and should find the tombstone.
+        # One at a time: a second one should find the tombstone, and not before the folder is away.
         async with self._changing(task_id):
             task = await self.get(task_id, user)
             if task.after(Event.DELETE) is None:
@@ -369,9 +376,9 @@ class Supervisor:
                 raise InUseError(task.id, users)
             now = time.time()
             tombstone = Tombstone(id=task.id, service=task.service, user=task.user, gone_at=now, by=by, receipt=None)
-            await asyncio.to_thread(remove_folder, self.places.folder(task.id))
             if not await self._ledger.bury(Change(task=task, event=Event.DELETE, at=now, by=by), tombstone):
                 raise GoneError(tombstone)
+            await self._remove_folder(task.id)
             return tombstone
 
     async def wait(self, task_id: str, until: Callable[[Task], bool], timeout_s: float) -> Task | Tombstone:
@@ -419,6 +426,24 @@ class Supervisor:
         self.inotify.close()
 
     # Inside.
+
+    async def _remove_left(self) -> None:
+        """Remove the folders of tasks that are gone: a delete was cut short before it came to them.
+
+        Not every folder without a row: beside the wrong database, that would be everybody's.
+        """
+        names = await asyncio.to_thread(os.listdir, self.places.tasks)
+        for first in range(0, len(names), _LOOKED_UP_AT_ONCE):
+            for task_id in await self.store.gone(names[first : first + _LOOKED_UP_AT_ONCE]):
+                async with self._changing(task_id):
+                    await self._remove_folder(task_id)
+
+    async def _remove_folder(self, task_id: str) -> None:
+        """Remove the folder of a task that is gone. What cannot be removed now is tried again by the next start."""
+        try:
+            await asyncio.to_thread(remove_folder, self.places.folder(task_id))
+        except OSError as error:
+            _log.error("a task is gone, but its folder could not be removed", task=task_id, error=str(error))
 
     async def _expire(self, task: Task) -> None:
         """End a task whose time is over, unless somebody was first: delete a completed one, terminate any other.

@@ -31,10 +31,17 @@ class Retention:
     """See the module."""
 
     def __init__(
-        self, store: Store, expire: Callable[[Task], Awaitable[None]], keep_s: float, uploads_s: float
+        self,
+        store: Store,
+        expire: Callable[[Task], Awaitable[None]],
+        remove_left: Callable[[], Awaitable[None]],
+        keep_s: float,
+        uploads_s: float,
     ) -> None:
+        """``remove_left`` is called once, before the first tombstone goes: it needs them to know what is gone."""
         self._store = store
         self._expire = expire
+        self._remove_left = remove_left
         self._keep_s = keep_s
         self._uploads_s = uploads_s
         self._watching: asyncio.Task[None] | None = None
@@ -50,6 +57,10 @@ class Retention:
             await asyncio.wait((self._watching,))
 
     async def _watch(self) -> None:
+        try:
+            await self._remove_left()
+        except (OSError, StoreError) as error:
+            _log.error("what deleted tasks have left could not be looked for", error=str(error))
         while True:
             try:
                 wait_s = await self._sweep()

@@ -878,6 +878,18 @@ class TestAbandoned:
         assert await store.abandoned(LATER, 3, after=second[-1]) == []
 
 
+class TestGone:
+    """Those of some ids of which a tombstone is left."""
+
+    async def test_neither_those_that_are_there_nor_those_that_never_were(self, store: Store) -> None:
+        """Whatever else is among them."""
+        task, other = [await reach(store, Status.COMPLETED) for _ in range(2)]
+        assert await store.gone([task.id, other.id]) == []
+        assert await store.bury(Change(task=task, event=Event.DELETE, at=now()), tombstone(task))
+        assert await store.gone([other.id, task.id, new().id, "", "\udcff"]) == [task.id]
+        assert await store.gone([]) == []
+
+
 class TestForget:
     """Delete up to ``limit`` of the tombstones that are older, the oldest first."""
 
