@@ -29,7 +29,7 @@ _SCHEMA: Final = """
         user TEXT NOT NULL,
         name TEXT NOT NULL,
         members INTEGER NOT NULL DEFAULT 0, -- counted by the triggers, so that a list need not
-        task TEXT, -- that created it
+        task TEXT, -- that created it, or to which it was left
         created_at REAL NOT NULL,
         UNIQUE (user, name)
     );
@@ -111,7 +111,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """A team, as lists show it. ``task`` created it."""
+    """A team, as lists show it. ``task`` created it, or has members in it since the one that did was removed."""
 
     id: int
     name: str
@@ -204,7 +204,10 @@ class Directory:
             self._connection.execute("DELETE FROM position WHERE task = ?", (self._task,))
 
     def remove(self) -> None:
-        """Remove what the task added and nothing else: a team of its that has members of others stays."""
+        """Remove what the task added and nothing else.
+
+        A team of its that has members of others is left to one of those: with the last of them it goes as well.
+        """
         members = """
             DELETE FROM member WHERE (team, address) IN (SELECT team, address FROM member WHERE task = ? LIMIT ?)
         """
@@ -217,6 +220,8 @@ class Directory:
                 "DELETE FROM team WHERE task = ? AND NOT EXISTS (SELECT 1 FROM member WHERE team = team.id)",
                 (self._task,),
             )
+            heir = "SELECT task FROM member WHERE team = team.id AND task IS NOT NULL LIMIT 1"
+            self._connection.execute(f"UPDATE team SET task = ({heir}) WHERE task = ?", (self._task,))
         self.forget()
 
     def _prepare(self) -> None:

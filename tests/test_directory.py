@@ -389,7 +389,10 @@ def test_a_directory_that_was_exchanged_is_noticed(root: Path) -> None:
 def test_clean_removes_what_the_task_added_and_nothing_else(
     root: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: int
 ) -> None:
-    """Others' teams and members stay, also a team of the task's that has members of others; twice is as once."""
+    """Others' teams and members stay, also a team of the task's that has members of others: one of those has it then.
+
+    Twice is as once.
+    """
     monkeypatch.setattr(directory, "_DELETED_AT_ONCE", 2)
     params, uploads = given_as(root, "csv")
     other(root, "local", [("blue", "first@x")], "earlier")
@@ -404,10 +407,35 @@ def test_clean_removes_what_the_task_added_and_nothing_else(
         assert found["team"] == [
             ("local", "blue", 1, "earlier"),
             ("eve", "red", 1, "eves"),
-            ("local", "red", 1, "0193"),
+            ("local", "red", 1, "later"),
         ]
         assert [row[1] for row in found["member"]] == ["first@x", "ada@example.org", "theirs@x"]
         assert (found["position"], found["rejected"]) == ([], [])
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["first", "second", "third"])))
+def test_a_team_goes_with_the_last_who_has_members_in_it(root: Path, order: tuple[str, ...]) -> None:
+    """Whoever created it, and in whatever order they are removed; never before."""
+    for task in ("first", "second", "third"):
+        other(root, "local", [("red", f"{task}@x")], task)
+    for number, task in enumerate(order, 1):
+        for _ in range(2):  # as after a crash
+            with closing(Directory(root / "directory.db", task, "local")) as opened:
+                opened.remove()
+        assert [row[2] for row in tables(root)["team"]] == ([3 - number] if number < 3 else [])
+
+
+def test_a_team_stays_with_members_of_no_task(root: Path) -> None:
+    """Another program has added them: the team is nobody's then, and no task takes it away."""
+    other(root, "local", [("red", "ada@x")], "first")
+    with closing(sqlite3.connect(root / "directory.db")) as connection:
+        connection.execute("INSERT INTO member SELECT id, 'by@hand', 'by@hand', NULL, NULL, NULL, 0 FROM team")
+        connection.commit()
+    other(root, "local", [("red", "grace@x")], "second")
+    for task in ("first", "second"):
+        with closing(Directory(root / "directory.db", task, "local")) as opened:
+            opened.remove()
+    assert tables(root)["team"] == [("local", "red", 1, None)]
 
 
 def test_clean_of_a_task_that_added_nothing(root: Path) -> None:

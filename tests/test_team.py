@@ -146,6 +146,22 @@ async def test_terminated_while_paused_and_after_a_kill(server: Server) -> None:
     assert rows(server) == {"team": 0, "member": 0, "position": 0, "rejected": 0}
 
 
+async def test_two_with_one_team_both_terminated(server: Server) -> None:
+    """The team stays for the one that did not create it, and goes with that one."""
+    first = await server.launch("team", {"teams": teams(MANY)})
+    await further(server, first)
+    assert (await server.verb(first, "pause")).status == 200
+    second = await server.launch("team", {"teams": teams(MANY, "b")})
+    await further(server, second)
+    assert (await server.verb(second, "pause")).status == 200
+    assert (await server.verb(first, "terminate")).status == 200
+    left = (await server.ask("GET", "/team/teams")).json["items"]
+    assert left
+    assert {team["task"] for team in left} == {second}
+    assert (await server.verb(second, "terminate")).status == 200
+    assert rows(server) == {"team": 0, "member": 0, "position": 0, "rejected": 0}
+
+
 # Several at once.
 
 

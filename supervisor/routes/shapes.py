@@ -285,7 +285,7 @@ class Team(TypedDict):
     members: int
     """How many it has."""
     task: TaskId | None
-    """Which created it."""
+    """Which created it, or has members in it since the one that did was terminated."""
     created_at: Time
 
 
