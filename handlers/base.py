@@ -30,6 +30,11 @@ RESERVED: Final = frozenset(
 )
 """The API's own path names, which no service may take."""
 
+LONGEST_S: Final = 315_360_000
+"""Ten years. What is due much later is in no calendar, and an infinite time in no JSON."""
+MOST_ERRORS: Final = 1000
+"""That a retry policy may allow."""
+
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _OUTPUT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
@@ -274,6 +279,8 @@ def handler(
             f"{service!r} cannot be a service's name: use [a-z][a-z0-9_]*, and none of {', '.join(sorted(RESERVED))}"
         )
         raise ValueError(message)
+    retry, limits = retry or Retry(), limits or Limits()
+    _check_bounds(service, retry, limits, pause_grace_s, stall_after_s)
 
     def declare(function: Run[P, S, R]) -> Handler[P, S, R]:
         params, state, result = _types(function)
@@ -289,8 +296,8 @@ def handler(
             state=Schema(state),
             result=Schema(result),
             version=version,
-            retry=retry or Retry(),
-            limits=limits or Limits(),
+            retry=retry,
+            limits=limits,
             pause_grace_s=pause_grace_s,
             stall_after_s=stall_after_s,
             max_running=max_running,
@@ -309,6 +316,26 @@ def output_path(folder: Path, name: str) -> Path:
         )
         raise ValueError(message)
     return folder / name
+
+
+def _check_bounds(
+    service: str, retry: Retry, limits: Limits, pause_grace_s: float, stall_after_s: float | None
+) -> None:
+    if retry.errors not in range(1, MOST_ERRORS + 1):
+        raise ValueError(
+            f"{service}: retry.errors is {retry.errors}, and must be a whole number from 1 to {MOST_ERRORS}"
+        )
+    times = {
+        "retry.base_s": retry.base_s,
+        "retry.cap_s": retry.cap_s,
+        "limits.cpu_s": limits.cpu_s,
+        "limits.wall_s": limits.wall_s,
+        "pause_grace_s": pause_grace_s,
+        "stall_after_s": stall_after_s,
+    }
+    for name, value in times.items():
+        if value is not None and not 0 <= value <= LONGEST_S:  # NaN is neither
+            raise ValueError(f"{service}: {name} is {value}, and must be from 0 to {LONGEST_S} seconds (ten years)")
 
 
 def _body(function: Run[P, S, R], field: str | None, params: Schema[P]) -> str | None:

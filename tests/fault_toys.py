@@ -66,7 +66,7 @@ def doomed(task: Task[Doom, Count]) -> Count:
     return task.state
 
 
-@handler("fragile", retry=Retry(errors=4, base_s=1e9, cap_s=1e9))
+@handler("fragile", retry=Retry(errors=4, base_s=1e8, cap_s=1e8))
 def fragile(task: Task[Nothing, Count]) -> Count:
     """Err once; the wait that follows is longer than any test."""
     task.state.n += 1

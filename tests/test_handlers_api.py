@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,8 +14,8 @@ import pytest
 from fake_task import attempt
 from pydantic import BaseModel, ConfigDict, Field, with_config
 
-from intermission.handlers import Handler, Invalid, Output, Retry, Task, handler
-from intermission.handlers.base import RESERVED, output_path
+from intermission.handlers import Handler, Invalid, Limits, Output, Retry, Task, handler
+from intermission.handlers.base import LONGEST_S, RESERVED, output_path
 from intermission.handlers.counter import counter
 from intermission.handlers.registry import BUILT_IN, load
 from intermission.handlers.schema import Schema, Unencodable
@@ -105,6 +106,32 @@ def test_names_that_no_service_may_have(name: str) -> None:
     """Refused when the module is imported, in words that say what would do."""
     with pytest.raises(ValueError, match="cannot be a service's name"):
         declared(service=name)
+
+
+@pytest.mark.parametrize("value", [-1.0, 1e13, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("retry.base_s", lambda value: {"retry": Retry(base_s=value)}),
+        ("retry.cap_s", lambda value: {"retry": Retry(cap_s=value)}),
+        ("limits.cpu_s", lambda value: {"limits": Limits(cpu_s=value)}),
+        ("limits.wall_s", lambda value: {"limits": Limits(wall_s=value)}),
+        ("pause_grace_s", lambda value: {"pause_grace_s": value}),
+        ("stall_after_s", lambda value: {"stall_after_s": value}),
+    ],
+)
+def test_times_that_cannot_be(name: str, options: Callable[[float], dict[str, Any]], value: float) -> None:
+    """A time that is in no calendar could not be shown: each list with the task in it would fail."""
+    with pytest.raises(ValueError, match=re.escape(f"toy: {name} is {value}, and must be from 0 to")):
+        declared(**options(value))
+    declared(**options(LONGEST_S))
+
+
+@pytest.mark.parametrize("errors", [0, -1, 2.5, 1001, 2**70])
+def test_errors_that_no_policy_may_allow(errors: Any) -> None:
+    """What a start may say, a declaration may as well, and no more."""
+    with pytest.raises(ValueError, match=r"toy: retry\.errors is .*, and must be a whole number from 1 to 1000"):
+        declared(retry=Retry(errors=errors))
 
 
 def test_what_a_declaration_keeps() -> None:

@@ -104,7 +104,7 @@ def diary(task: Task[Diary, Entries]) -> Entries:
     return task.state
 
 
-@handler("patient", retry=Retry(errors=3, base_s=1e9, cap_s=1e9))
+@handler("patient", retry=Retry(errors=3, base_s=1e8, cap_s=1e8))
 def patient(task: Task[Nothing, Count]) -> Count:
     """Err once; the wait that follows is longer than any test."""
     task.state.n += 1
@@ -187,7 +187,7 @@ class Notes:
     trouble: str = ""
 
 
-@handler("noted", retry=Retry(errors=3, base_s=1e9, cap_s=1e9))
+@handler("noted", retry=Retry(errors=3, base_s=1e8, cap_s=1e8))
 def noted(task: Task[Notes, Count]) -> Count:
     """Count until stopped, or err."""
     Path(task.params.path).with_suffix(".pids").open("a").write(f"{os.getpid()}\n")

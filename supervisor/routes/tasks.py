@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, with_config
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from intermission.handlers.base import Retry
+from intermission.handlers.base import LONGEST_S, MOST_ERRORS, Retry
 from intermission.handlers.schema import Fault, Invalid, Schema
 from intermission.state.models import RetryPolicy
 from intermission.supervisor.routes import answers, digests, lists, requests, shapes, views
@@ -24,7 +24,6 @@ from intermission.supervisor.routes.operation import Operation
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$")]
 _Value = Annotated[str, Field(max_length=255)]
 
-_TEN_YEARS_S: Final = 315_360_000
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
@@ -36,7 +35,7 @@ def _moment(value: object) -> datetime:
             moment = datetime.fromisoformat(value.upper())
     if moment is None:
         raise PydanticCustomError("moment", "Must be a time such as 2030-01-31T08:00:00Z, with its zone")
-    if moment.timestamp() > time.time() + _TEN_YEARS_S:
+    if moment.timestamp() > time.time() + LONGEST_S:
         raise PydanticCustomError("moment", "Must be within ten years")
     return moment
 
@@ -46,11 +45,11 @@ def _moment(value: object) -> datetime:
 class RetryRequest:
     """How this task's errors are retried; what is left out is as its handler says."""
 
-    errors: Annotated[int, Field(ge=1, le=1000)] | None = None
+    errors: Annotated[int, Field(ge=1, le=MOST_ERRORS)] | None = None
     """The last of so many fails it."""
-    base_s: Annotated[float, Field(ge=0, le=_TEN_YEARS_S)] | None = None
+    base_s: Annotated[float, Field(ge=0, le=LONGEST_S)] | None = None
     """The longest wait after the first; it doubles with each."""
-    cap_s: Annotated[float, Field(ge=0, le=_TEN_YEARS_S)] | None = None
+    cap_s: Annotated[float, Field(ge=0, le=LONGEST_S)] | None = None
     """The longest wait of all."""
 
     def over(self, usual: Retry) -> RetryPolicy:
@@ -71,7 +70,7 @@ class StartRequest:
     """Higher ones are launched first."""
     labels: Annotated[dict[_Name, _Value], Field(max_length=16)] = field(default_factory=dict)
     """To find it by."""
-    delay_s: Annotated[float, Field(ge=0, le=_TEN_YEARS_S)] | None = None
+    delay_s: Annotated[float, Field(ge=0, le=LONGEST_S)] | None = None
     """Start it so much later."""
     due_at: Annotated[datetime, BeforeValidator(_moment)] | None = None
     """Start it then; a time that is past is now."""
