@@ -34,6 +34,8 @@ LONGEST_S: Final = 315_360_000
 """Ten years. What is due much later is in no calendar, and an infinite time in no JSON."""
 MOST_ERRORS: Final = 1000
 """That a retry policy may allow."""
+TABLE_TYPES: Final = ("text/csv", "application/jsonl", "application/x-ndjson")
+"""The media types of files with rows."""
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _OUTPUT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
@@ -183,6 +185,8 @@ class Handler(Generic[P, S, R]):
     max_running: int | None
     body: str | None
     """The field of the params that takes a file which is the body of a start, kept as an upload."""
+    body_types: tuple[str, ...]
+    """The media types that such a file may have; one whose type says nothing of it is taken as well."""
     stream: bool = False
     checks: list[Check[P]] = field(default_factory=list)
     references: list[References[P]] = field(default_factory=list)
@@ -262,6 +266,7 @@ def handler(
     max_running: int | None = None,
     stream: bool = False,
     body: str | None = None,
+    body_types: tuple[str, ...] = TABLE_TYPES,
 ) -> Callable[[Run[P, S, R]], Handler[P, S, R]]:
     """Declare the service that a function does the work of.
 
@@ -270,7 +275,7 @@ def handler(
     The work of a ``stream`` service is the body of the requests that start and resume it (`Task.body`).
     Its Params are `BodyInfo`, and its State has ``received: int = 0``.
     Where ``body`` names a field of the params, a start may have a file as its body: it is kept as an upload, and the
-    params are ``upload:<id>`` in that field and the defaults of all others.
+    params are ``upload:<id>`` in that field and the defaults of all others. ``body_types`` are its media types.
 
     Raises ValueError or TypeError, when the module is imported, for a declaration that cannot work.
     """
@@ -303,6 +308,7 @@ def handler(
             max_running=max_running,
             stream=stream,
             body=_body(function, body, schema),
+            body_types=body_types,
         )
 
     return declare

@@ -45,7 +45,7 @@ class Result:
     rows: int
 
 
-@handler("csv", body="source")
+@handler("csv", body="source", body_types=("text/csv",))
 def csv_log(task: Task[Params, State]) -> Result:
     """Log each row as its line's number and its cells, with a checkpoint after each batch."""
     name = task.params.source

@@ -98,6 +98,39 @@ async def test_what_is_no_file(server: Server) -> None:
     assert await newest(server) == before, "what is refused creates nothing"
 
 
+@pytest.mark.parametrize(
+    ("service", "kind", "types"),
+    [
+        ("team", "text/plain", "text/csv, application/jsonl, application/x-ndjson, "),
+        ("csv", "text/plain", "text/csv, "),
+        ("csv", "application/jsonl", "text/csv, "),
+        ("counter", "text/plain", None),
+    ],
+)
+async def test_the_types_that_a_service_takes(server: Server, service: str, kind: str, types: str | None) -> None:
+    """The refusal of another names them all, as the document does."""
+    answer = await server.ask("POST", f"/{service}/start", data=b'{"a": 1}\n', headers={"Content-Type": kind})
+    files = "" if types is None else f", or a file as {types}application/octet-stream or multipart/form-data"
+    said = problem(answer, 415, "unsupported-media-type")["detail"]
+    assert said == f"the body must be JSON, and it is {kind}: send application/json{files}"
+    document = (await server.ask("GET", "/openapi.json")).json
+    content = document["paths"][f"/{service}/start"]["post"]["requestBody"]["content"]
+    named = files.removeprefix(", or a file as ").replace(" or ", ", ")
+    assert ", ".join(content) == f"application/json{', ' if named else ''}{named}"
+
+
+async def test_a_key_for_a_file(server: Server) -> None:
+    """It cannot be kept, as the document says: nothing is started, and the refusal says what to do."""
+    headers = {"Content-Type": "text/csv", "Idempotency-Key": "one"}
+    before = await newest(server)
+    for service in ("team", "csv"):
+        answer = await server.ask("POST", f"/{service}/start", data=io.BytesIO(MEMBERS), headers=headers)
+        assert "upload the file" in problem(answer, 400, "key-not-taken")["detail"]
+        document = (await server.ask("GET", "/openapi.json")).json
+        assert "It takes no Idempotency-Key" in document["paths"][f"/{service}/start"]["post"]["description"]
+    assert await newest(server) == before
+
+
 async def test_a_file_that_is_paused_on_its_way(server: Server) -> None:
     """Until the file is there, all that is said is said of the upload: it can be resumed, and then be used."""
     sending = await begin(server, "/team/start", "Content-Type: text/csv", length=len(MEMBERS))

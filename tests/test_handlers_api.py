@@ -73,6 +73,7 @@ def declared(**options: Any) -> Handler[Params, Place, dict[str, int]]:
 def test_a_body_that_is_a_file_goes_into_a_field_of_the_params() -> None:
     """It is named in the declaration; without one a service takes no files."""
     assert declared(body="text").body == "text"
+    assert declared(body="text", body_types=("text/csv",)).body_types == ("text/csv",)
     assert declared().body is None
 
 

@@ -15,8 +15,8 @@ from pydantic.json_schema import JsonSchemaMode
 
 from intermission.handlers.registry import AnyHandler
 from intermission.handlers.schema import Describer
-from intermission.supervisor.routes import multipart, shapes
-from intermission.supervisor.routes.operation import Operation, Params
+from intermission.supervisor.routes import multipart, shapes, streams
+from intermission.supervisor.routes.operation import File, Operation, Params
 
 Json = dict[str, Any]
 _SERVICE: Final = "/{service}/"
@@ -208,6 +208,8 @@ class _Writer:
         """The body of a request: left out, it stands for an empty object, where that would fit."""
         if isinstance(operation.body, str | tuple):
             return {"content": _of_kinds(operation.body)}
+        if operation.body is File and service is not None:
+            return {"content": _of_kinds(streams.file_types(service))}
         schema = self._refs.get((operation.body, "validation"))
         if operation.body is Params and service is not None:
             schema = {"$ref": f"{_COMPONENTS}{service.service}.params"}

@@ -13,6 +13,10 @@ class Params:
     """Stands for the params of a service."""
 
 
+class File:
+    """Stands for a file that a service takes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """What a route takes and answers; parameters are the fields of TypedDicts. Decorates the route."""
@@ -25,7 +29,7 @@ class Operation:
     query: tuple[Any, ...] = ()
     headers: tuple[Any, ...] = ()
     body: Any = None
-    """As an answer, or the media types that it may have; `Params` for those of the service in whose address it is."""
+    """As an answer, or the media types that it may have; `Params` and `File` for those of the service it is for."""
     sends: Collection[str] = ()
     """Headers that an answer may have."""
     interims: Mapping[int, Collection[str]] = field(default_factory=dict)
@@ -42,7 +46,7 @@ class Operation:
 
     def types(self) -> Iterator[tuple[Any, JsonSchemaMode]]:
         """What is sent as JSON, either way."""
-        if self.body is not Params and not isinstance(self.body, str | tuple | None):
+        if self.body not in (Params, File) and not isinstance(self.body, str | tuple | None):
             yield self.body, "validation"
         typed = (type_ for type_ in self.answers.values() if not isinstance(type_, str | tuple | None))
         yield from ((type_, "serialization") for type_ in typed)

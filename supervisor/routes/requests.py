@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -98,15 +98,20 @@ def key(request: web.Request, asked: object) -> Key | None:
     return Key(given[0], hashlib.sha256(text.encode()).hexdigest())
 
 
-async def json_body(request: web.Request) -> Any:
-    """The body as parsed JSON; an empty one is an empty object. Raises `Problem` (400, 413, 415)."""
+async def json_body(request: web.Request, files: Sequence[str] = ()) -> Any:
+    """The body as parsed JSON; an empty one is an empty object. Raises `Problem` (400, 413, 415).
+
+    ``files`` are the types of what could have been sent instead.
+    """
     text = await _body(request)
     if not text.strip():
         return {}
     kind = request.content_type
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         said = f"it is {kind}" if "Content-Type" in request.headers else "it has no Content-Type"
-        raise Problem(415, "unsupported-media-type", f"the body must be JSON, and {said}: send application/json")
+        instead = f", or a file as {', '.join(files[:-1])} or {files[-1]}" if files else ""
+        detail = f"the body must be JSON, and {said}: send application/json{instead}"
+        raise Problem(415, "unsupported-media-type", detail)
     try:
         return loads(text)
     except Invalid as error:

@@ -74,11 +74,12 @@ async def start(request: web.Request) -> web.StreamResponse:
     service = supervisor.service(request.match_info["service"])
     if supervisor.is_stream(service):
         return await streams.start(request, service)
-    field = supervisor.registry.handlers[service].body
-    if field is not None and request.headers.get("Content-Type") and request.content_type in streams.FILE_TYPES:
-        return await streams.start_with_file(request, service, field)
+    handler = supervisor.registry.handlers[service]
+    files = streams.file_types(handler)
+    if handler.body is not None and request.headers.get("Content-Type") and request.content_type in files:
+        return await streams.start_with_file(request, service, handler.body)
     requests.query(request)
-    params = await requests.json_body(request)
+    params = await requests.json_body(request, files)
     key = requests.key(request, params)
     return await answers.started(request, await supervisor.start(service, params, request[CALLER].user, key=key))
 

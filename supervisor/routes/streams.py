@@ -11,6 +11,7 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from intermission.handlers.body import MAX_SIZE
+from intermission.handlers.registry import AnyHandler
 from intermission.handlers.schema import Invalid
 from intermission.state.models import Task
 from intermission.state.status import Reason, Status
@@ -34,15 +35,12 @@ from intermission.supervisor.routes import (
 )
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
-from intermission.supervisor.routes.operation import Operation
+from intermission.supervisor.routes.operation import File, Operation
 from intermission.supervisor.routes.problems import Problem
 from intermission.supervisor.stream import Delivery, announced, received
 
-FILE_TYPES: Final = (
-    *("text/csv", "application/jsonl", "application/x-ndjson", "application/octet-stream"),
-    multipart.MEDIA_TYPE,
-)
-"""The types of a body that is a file. One has to be given: without it the body may be JSON."""
+_ANY_FILE: Final = ("application/octet-stream", multipart.MEDIA_TYPE)
+"""They say nothing of the file."""
 
 
 @with_config(use_attribute_docstrings=True)
@@ -67,6 +65,11 @@ Continuing = TypedDict(
     {"Upload-Offset": Annotated[_Size, Field(description="At which byte of the data this body begins")]},
     total=False,
 )
+
+
+def file_types(handler: AnyHandler) -> tuple[str, ...]:
+    """The types of a body that is a file for this service. One has to be given: without it the body may be JSON."""
+    return () if handler.body is None else (*handler.body_types, *_ANY_FILE)
 
 
 @Operation(query=(Naming,), answers={204: None}, problems=(422,), sends=("Accept-Patch", "Upload-Limit"))
@@ -114,7 +117,7 @@ async def start(request: web.Request, service: str) -> web.StreamResponse:
 @Operation(
     query=(Naming,),
     headers=(requests.Waiting, Announcing, digests.Announcing, digests.Covering, digests.Wanting),
-    body=FILE_TYPES,
+    body=File,
     answers={200: shapes.Task, 201: shapes.Task, 202: shapes.Task},
     problems=(400, 408, 409, 410, 411, 413, 415, 422, 503, 507),
     sends=("Location", *answers.SENDS),
@@ -123,7 +126,8 @@ async def start_with_file(request: web.Request, service: str, field: str) -> web
     """Start a task of this service with a file: the body, which is kept as an upload of one's own.
 
     202 and the task when the whole file is there; until then what is said is said of the upload: 201 where by its
-    announced length more is to come, 200 where it was paused.
+    announced length more is to come, 200 where it was paused. It takes no Idempotency-Key: to have one, upload the
+    file, then start with its upload.
     """
     if _is_to_come(request):
         raise Problem(411, "length-required", "send the file as the body; to send it later, start with its upload then")
