@@ -203,6 +203,7 @@ class Handler(Generic[P, S, R]):
         """Look at the params before a start is accepted; raise `Invalid` to refuse it.
 
         Runs in a thread of the server, with the params and what there is to read; it must be quick and change nothing.
+        A start that is not through with it after 10 s is refused.
         """
         self.checks.append(function)
         return function

@@ -37,6 +37,7 @@ from intermission.state.models import (
 from intermission.state.status import Event, Reason, Status, allowed, changes
 from intermission.state.store import Store, StoreError, StoreFullError
 from intermission.supervisor import inputs
+from intermission.supervisor.apart import Apart
 from intermission.supervisor.attempt import Attempt
 from intermission.supervisor.carrier import Carrier
 from intermission.supervisor.cleaner import Cleaner
@@ -122,6 +123,8 @@ class Supervisor:
         self.inotify = Inotify()
         self._ledger = Ledger(store, uploads_s)
         self.watchers = self._ledger.watchers
+        self.apart = Apart()
+        """Where the code of services runs that the server needs."""
         self._cleaner = Cleaner(self._ledger, launcher, registry, places, syncs)
         self._carrier = Carrier(
             self._ledger, launcher, registry, places, self._cleaner, syncs=syncs, max_running=max_running, crowd=crowd
@@ -172,17 +175,18 @@ class Supervisor:
         ``params`` is parsed JSON; with ``due_at`` the task stays pending until then. ``brings``: the bytes of an upload
         come with this request, and its child keeps the room for them; else that is kept here.
 
-        Raises `UnknownServiceError`, `Invalid`, `UnavailableError`, `NoSpaceError` and `QuotaError`; with a key also
-        `KeyReusedError` and `GoneError`.
+        Raises `UnknownServiceError`, `Invalid`, `HandlerError`, `UnavailableError`, `NoSpaceError` and `QuotaError`;
+        with a key also `KeyReusedError` and `GoneError`.
         """
         self._require_ready()
         handler = self._handler(service)
-        value = handler.params.check(params)
-        named = inputs.references(handler, value)
+        value, text, named = await self.apart.run(service, _read, handler, params)
         async with contextlib.AsyncExitStack() as held:
             for upload_id in sorted(set(named.values())):  # none of them may be deleted from under us
                 await held.enter_async_context(self._changing(upload_id))
-            text = await self._checked(handler, value, await inputs.find(self.store, self.places, user, named))
+            given = await inputs.find(self.store, self.places, user, named)
+            if handler.checks:
+                await self.apart.run(service, _run_checks, handler, value, given)
             now, stream = time.time(), handler.stream and not named  # what is made of uploads waits for no body
             fresh = NewTask(
                 id=new_id(),
@@ -520,15 +524,6 @@ class Supervisor:
         """Held by whoever deletes a task's files, sends it bytes or pauses it, or needs its files for a moment."""
         return self._changes.setdefault(task_id, asyncio.Lock())
 
-    async def _checked(self, handler: AnyHandler, value: object, given: Inputs) -> str:
-        """The params as JSON, with their defaults, once the handler's own checks accept them."""
-        if handler.checks:
-            await asyncio.to_thread(_run_checks, handler, value, given)
-        try:
-            return handler.params.encode(value).decode()
-        except Unencodable as error:
-            raise Invalid([Fault("", str(error))]) from None
-
     async def _ask(self, task_id: str, user: str | None, by: str, verb: Event, reason: Reason | None = None) -> Task:
         """Take the step that a person asks for, reading again for as long as somebody else is first."""
         while True:
@@ -553,6 +548,16 @@ class Supervisor:
             if task.status is Status.FAILED:
                 return replace(change, errors_left=retry.errors, error=None, losses=0, lost_sequence=-1)
         return change
+
+
+def _read(handler: AnyHandler, params: object) -> tuple[object, str, Mapping[str, str]]:
+    """The params as their type, as JSON with their defaults, and the uploads that they name. Raises `Invalid`."""
+    value = handler.params.check(params)
+    try:
+        text = handler.params.encode(value).decode()
+    except Unencodable as error:
+        raise Invalid([Fault("", str(error))]) from None
+    return value, text, inputs.references(handler, value)
 
 
 def _run_checks(handler: AnyHandler, params: object, given: Inputs) -> None:

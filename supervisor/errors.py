@@ -125,6 +125,26 @@ class NoSpaceError(SupervisorError):
     """The disk is full."""
 
 
+class HandlerError(SupervisorError):
+    """The code of a handler's author made a mistake in the server itself."""
+
+    def __init__(
+        self, service: str, fault: BaseException, what: str = "made a mistake; the server's log says more"
+    ) -> None:
+        """``fault``: what it raised, which may tell what is none of the client's business."""
+        super().__init__(f"the code of the service {service!r} {what}")
+        self.fault = fault
+
+
+class StuckError(HandlerError):
+    """It does not return."""
+
+    def __init__(self, service: str, within_s: float) -> None:
+        what = f"did not return within {within_s:g} s"
+        fault = TimeoutError(f"the code of the service {service!r} {what}")
+        super().__init__(service, fault, f"{what}; try again later")
+
+
 class AmbiguousError(SupervisorError):
     """A verb without a task's id fits several tasks."""
 

@@ -1,7 +1,5 @@
 """What the service ``extract`` has beside the routes of every service: the list of its sources."""
 
-import asyncio
-
 from aiohttp import web
 from pydantic import with_config
 from typing_extensions import TypedDict
@@ -26,14 +24,14 @@ def add(app: web.Application) -> None:
     app.router.add_get("/extract/sources", sources)
 
 
-@Operation(query=(lists.Limit, After), answers={200: shapes.SourcePage}, problems=(422,))
+@Operation(query=(lists.Limit, After), answers={200: shapes.SourcePage}, problems=(422, 503))
 async def sources(request: web.Request) -> web.StreamResponse:
     """List the sources by name, each with its columns; the first rows of each are read for that."""
     values = requests.query(request, "limit", "cursor")
     limit, after = lists.limit(values), values.get("cursor", [""])[0]
-    places = request.app[SUPERVISOR].places
-    given = Inputs(places.sources, places.directory)
-    found = await asyncio.to_thread(list_sources, given, after, limit + 1)
+    supervisor = request.app[SUPERVISOR]
+    given = Inputs(supervisor.places.sources, supervisor.places.directory)
+    found = await supervisor.apart.run("extract", list_sources, given, after, limit + 1)
     following = found[limit - 1].name if len(found) > limit else None
     page: shapes.SourcePage = {"items": [_source(one) for one in found[:limit]], "next": following}
     return requests.answer(request, page)

@@ -15,6 +15,7 @@ from pydantic.json_schema import JsonSchemaMode
 
 from intermission.handlers.registry import AnyHandler
 from intermission.handlers.schema import Describer
+from intermission.supervisor.apart import guarded
 from intermission.supervisor.routes import multipart, shapes, streams
 from intermission.supervisor.routes.operation import File, Operation, Params
 
@@ -161,7 +162,8 @@ class _Writer:
             if handler.stream:
                 continue  # its start takes data
             # Every service has its Params: a name of its own keeps them apart.
-            schema = handler.params.json_schema("validation", f"{_COMPONENTS}{name}.{{model}}")
+            with guarded(name):
+                schema = handler.params.json_schema("validation", f"{_COMPONENTS}{name}.{{model}}")
             self.schemas |= {f"{name}.{model}": of for model, of in schema.pop("$defs", {}).items()}
             self.schemas[f"{name}.params"] = schema
 
