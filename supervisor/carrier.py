@@ -19,13 +19,15 @@ from intermission.state.models import Change, ErrorInfo, Kind, Query, Task, Tomb
 from intermission.state.status import Event, Reason, Status
 from intermission.state.store import StoreError
 from intermission.supervisor import inputs, restore, schedule
+from intermission.supervisor.apart import Apart
 from intermission.supervisor.attempt import COMMIT_WITHIN_S, Attempt, Ending
 from intermission.supervisor.cleaner import Cleaner
 from intermission.supervisor.crowd import Crowd
-from intermission.supervisor.errors import UnavailableError
+from intermission.supervisor.errors import HandlerError, UnavailableError
 from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
 from intermission.supervisor.process.body import Body
+from intermission.supervisor.process.fault import errored
 from intermission.supervisor.process.launcher import Child, Exit, Launcher
 from intermission.supervisor.retry import STORE_RETRY_S, policy
 from intermission.supervisor.stream import Delivery
@@ -54,6 +56,7 @@ class Carrier:
         places: Places,
         cleaner: Cleaner,
         *,
+        apart: Apart,
         syncs: Executor,
         max_running: int,
         crowd: Crowd,
@@ -65,6 +68,7 @@ class Carrier:
         self._registry = registry
         self._places = places
         self._cleaner = cleaner
+        self._apart = apart
         self._syncs = syncs
         self._max_running = max_running
         self._attempts: dict[str, Attempt] = {}
@@ -319,8 +323,10 @@ class Carrier:
 
     async def _ending(self, attempt: Attempt) -> Ending:
         try:
-            given = await inputs.of(attempt.task, attempt.handler, self._store, self._places)
-        except StoreError as error:
+            given = await inputs.of(attempt.task, attempt.handler, self._store, self._places, self._apart)
+        except HandlerError as error:
+            return Ending(exit=Exit(), report=errored(error.fault, stream=attempt.handler.stream))
+        except (StoreError, UnavailableError) as error:
             return Ending(exit=Exit(lost=f"it was not launched: {error}"))
         return await attempt.run(self._launcher, given)
 

@@ -8,12 +8,15 @@ from typing import Final, ParamSpec, TypeVar
 
 import structlog
 
+from intermission.handlers.inputs import Inputs
 from intermission.handlers.registry import AnyHandler, Registry
 from intermission.state.models import AttemptEnd, Change, ErrorInfo, Kind, Receipt, Task, Tombstone
 from intermission.state.status import Event, Reason, Status
 from intermission.state.store import StoreError
 from intermission.supervisor import inputs
+from intermission.supervisor.apart import Apart
 from intermission.supervisor.attempt import Attempt, Ending
+from intermission.supervisor.errors import HandlerError, UnavailableError
 from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
 from intermission.supervisor.process import wire
@@ -31,11 +34,21 @@ _log = structlog.get_logger()
 class Cleaner:
     """Takes tasks from terminating to gone. Each step may be repeated after a crash."""
 
-    def __init__(self, ledger: Ledger, launcher: Launcher, registry: Registry, places: Places, syncs: Executor) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        launcher: Launcher,
+        registry: Registry,
+        places: Places,
+        *,
+        apart: Apart,
+        syncs: Executor,
+    ) -> None:
         self._ledger = ledger
         self._launcher = launcher
         self._registry = registry
         self._places = places
+        self._apart = apart
         self._syncs = syncs
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._attempts: dict[str, Attempt] = {}
@@ -67,7 +80,7 @@ class Cleaner:
                 cleaned, end = await self._insist(task, self._clean, task, killed, end)
             if cleaned is not None:
                 await self._remove(cleaned, killed, end)
-        except (StoreError, OSError) as error:
+        except (StoreError, OSError, UnavailableError) as error:
             _log.error(
                 "a terminated task could not be finished; the next start goes on", task=task.id, error=str(error)
             )
@@ -79,7 +92,7 @@ class Cleaner:
         while True:
             try:
                 return await step(*args, **options)
-            except (StoreError, OSError) as error:
+            except (StoreError, OSError, UnavailableError) as error:
                 if self._closing:
                     raise
                 _log.error("a terminated task cannot be finished yet", task=task.id, error=str(error))
@@ -133,9 +146,16 @@ class Cleaner:
         if self._closing:  # since `close` has ended those that there were
             attempt.end()
         try:
-            return await attempt.run(self._launcher, await inputs.of(task, handler, self._ledger.store, self._places))
+            return await attempt.run(self._launcher, await self._inputs(task, handler))
         finally:
             del self._attempts[task.id]
+
+    async def _inputs(self, task: Task, handler: AnyHandler) -> Inputs:
+        """What `clean` may use; where the handler cannot say any more what that is, it has to do without uploads."""
+        try:
+            return await inputs.of(task, handler, self._ledger.store, self._places, self._apart)
+        except HandlerError:
+            return inputs.none(self._places)
 
     async def _park(self, task: Task, error: ErrorInfo | None, end: AttemptEnd | None) -> None:
         """`clean` failed for good: everything is kept for a person to look at."""

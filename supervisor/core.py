@@ -125,9 +125,17 @@ class Supervisor:
         self.watchers = self._ledger.watchers
         self.apart = Apart()
         """Where the code of services runs that the server needs."""
-        self._cleaner = Cleaner(self._ledger, launcher, registry, places, syncs)
+        self._cleaner = Cleaner(self._ledger, launcher, registry, places, apart=self.apart, syncs=syncs)
         self._carrier = Carrier(
-            self._ledger, launcher, registry, places, self._cleaner, syncs=syncs, max_running=max_running, crowd=crowd
+            self._ledger,
+            launcher,
+            registry,
+            places,
+            self._cleaner,
+            apart=self.apart,
+            syncs=syncs,
+            max_running=max_running,
+            crowd=crowd,
         )
         self._retention = Retention(store, self._expire, self._remove_left, keep_s, uploads_s)
         self._changes = WeakValueDictionary[str, asyncio.Lock]()

@@ -1,6 +1,5 @@
 """What a task may use, found for it: the uploads that its params name, if they are its user's."""
 
-import contextlib
 import json
 from collections.abc import Mapping
 from typing import Final, TypeGuard
@@ -11,6 +10,7 @@ from intermission.handlers.schema import Fault, Invalid
 from intermission.state.models import Task, Tombstone
 from intermission.state.status import Status
 from intermission.state.store import Store
+from intermission.supervisor.apart import Apart
 from intermission.supervisor.places import Places
 
 UPLOAD: Final = "upload"
@@ -26,16 +26,23 @@ def references(handler: AnyHandler, params: object) -> dict[str, str]:
     return named
 
 
-async def of(task: Task, handler: AnyHandler, store: Store, places: Places) -> Inputs:
-    """The inputs of a task that is about to be launched. What is not there is left out: its handler meets the fault."""
+async def of(task: Task, handler: AnyHandler, store: Store, places: Places, apart: Apart) -> Inputs:
+    """The inputs of a task that is about to be launched. What is not there is left out: its handler meets the fault.
+
+    Raises `HandlerError`, `UnavailableError` and `StoreError`.
+    """
     named: Mapping[str, str] = {}
     if handler.references:
-        with contextlib.suppress(Invalid):  # params that the code does not take any more; the child says so
-            named = references(handler, handler.params.load(task.params))
+        named = await apart.run(handler.service, _saved_references, handler, task.params)
     found = [await store.get(task_id, task.user) for task_id in set(named.values())]
     return Inputs(
         places.sources, places.directory, {one.id: _upload(one, places) for one in found if _is_complete(one)}
     )
+
+
+def none(places: Places) -> Inputs:
+    """The inputs of a task of which nobody can tell what uploads it names."""
+    return Inputs(places.sources, places.directory)
 
 
 async def find(store: Store, places: Places, user: str, named: Mapping[str, str]) -> Inputs:
@@ -50,6 +57,14 @@ async def find(store: Store, places: Places, user: str, named: Mapping[str, str]
     if faults:
         raise Invalid(faults)
     return Inputs(places.sources, places.directory, uploads)
+
+
+def _saved_references(handler: AnyHandler, params: str) -> Mapping[str, str]:
+    """As `references`, of params as they are stored."""
+    try:
+        return references(handler, handler.params.load(params))
+    except Invalid:  # the code does not take them any more; the child says so
+        return {}
 
 
 def _is_complete(found: Task | Tombstone | None) -> TypeGuard[Task]:

@@ -13,7 +13,7 @@ FORBIDDEN = {
     "supervisor": ("intermission.supervisor.routes",),
     "supervisor/routes": ("intermission.supervisor.process", "intermission.supervisor.carrier", "aiosqlite"),
 }
-IN_CHILDREN = ("child", "forkserver", "incoming", "live", "pages", "ring", "slot", "tree", "wire")
+IN_CHILDREN = ("child", "fault", "forkserver", "incoming", "live", "pages", "ring", "slot", "tree", "wire")
 
 
 def imports(path: Path) -> set[str]:

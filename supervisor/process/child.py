@@ -12,10 +12,9 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Final, NoReturn
 
-from intermission.handlers.base import Fatal
 from intermission.handlers.registry import AnyHandler
-from intermission.handlers.schema import Invalid, Unencodable
-from intermission.supervisor.process import tree, wire
+from intermission.handlers.schema import Invalid
+from intermission.supervisor.process import fault, tree, wire
 from intermission.supervisor.process.incoming import Incoming
 from intermission.supervisor.process.live import LiveTask
 
@@ -90,7 +89,7 @@ def _attempt(handler: AnyHandler, begin: wire.Begin, pipe: Connection, body: Inc
         _redirect(begin.folder)
         task = LiveTask(handler, begin, pipe, body)
     except (Invalid, LookupError) as error:
-        message = _sendable(str(error))[: wire.MAX_TEXT]
+        message = fault.sendable(str(error))[: wire.MAX_TEXT]
         return wire.Errored("exception", type(error).__name__, message, refusal="state_unreadable")
     except Exception as error:  # noqa: BLE001 -- a full disk; or the author's types, which may raise anything
         return _errored(error, stream=handler.stream)
@@ -116,7 +115,7 @@ def _by_itself(function: Callable[[LiveTask], object], task: LiveTask) -> object
     try:
         return function(task)
     except SystemExit as error:
-        code = _exit_code(error)
+        code = fault.exit_code(error)
         raise
     except BaseException as error:
         code = 1
@@ -133,33 +132,7 @@ def _errored(error: BaseException, *, stream: bool) -> wire.Errored:
     if not isinstance(error, SystemExit):
         with contextlib.suppress(Exception):  # a full disk must not hide what it has caused
             traceback.print_exception(error)
-    trace = "".join(traceback.format_exception(error))
-    return wire.Errored(
-        kind="exit" if isinstance(error, SystemExit) else "exception",
-        type=_sendable(type(error).__name__)[:200],
-        message=_sendable(_text(error))[: wire.MAX_TEXT],
-        traceback=_sendable(trace)[-wire.MAX_TEXT :],
-        exit_code=_exit_code(error) if isinstance(error, SystemExit) else None,
-        final=isinstance(error, Fatal | Unencodable),
-        no_space=isinstance(error, OSError) and error.errno in (wire.NO_DISK if stream else wire.NO_SPACE),
-    )
-
-
-def _exit_code(error: SystemExit) -> int:
-    return error.code if isinstance(error.code, int) else int(error.code is not None)
-
-
-def _text(error: BaseException) -> str:
-    """What the exception says; its class may be the author's, and so may the fault in its ``__str__``."""
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 -- it may raise anything
-        return f"<{type(error).__name__} whose text cannot be had>"
-
-
-def _sendable(text: str) -> str:
-    """The text, with halves of surrogate pairs (a file's name that is not UTF-8 has them) escaped."""
-    return text.encode(errors="backslashreplace").decode()
+    return fault.errored(error, stream=stream)
 
 
 def prepare_streams() -> None:

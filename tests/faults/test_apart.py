@@ -9,7 +9,7 @@ import pytest_asyncio
 from apart_toys import MISTAKES
 from fault_tools import logs
 from harness import Server, problem, serving
-from verb_tools import log
+from verb_tools import attempts, log
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -51,6 +51,55 @@ async def test_a_type_that_cannot_be_described(server: Server, path: str) -> Non
     await server.until_status(await server.launch("mute"), "completed")
 
 
+async def launched(server: Server, once: Path, where: str = "uploads", what: str = "error") -> str:
+    """A task that has begun, and meets the mistake as soon as there is a file; its id."""
+    task_id = await server.launch("mistaken", {"where": where, "what": what, "once": str(once)})
+    await server.until_progress(task_id)
+    return task_id
+
+
+async def cleaned(server: Server, task_id: str, once: Path) -> None:
+    """Terminate a task: it is gone, and `clean` has run."""
+    answer = await server.verb(task_id, "terminate")
+    assert (answer.status, answer.json["status"]) == (200, "terminated"), answer.body
+    assert answer.json["receipt"]["cleaned"] is True
+    assert Path(f"{once}.cleaned").exists()
+
+
+@pytest.mark.parametrize("what", sorted(set(MISTAKES) - {"hang"}))
+async def test_a_mistake_at_a_launch(server: Server, what: str, tmp_path: Path) -> None:
+    """Each attempt errs with what was raised; when that is mended the task goes on, and it can be terminated."""
+    once = tmp_path / "once"
+    task_id = await launched(server, once, what=what)
+    assert (await server.verb(task_id, "pause")).json["status"] == "paused"
+    once.touch()
+    assert (await server.verb(task_id, "resume")).status == 202
+    task = await server.until_status(task_id, "failed")
+    assert (task["reason"], task["attempt"], task["errors_left"]) == ("exhausted", 3, 0)
+    error = task["error"]
+    assert error["kind"] == ("exit" if what == "exit" else "exception")
+    assert error["type"] in error["traceback"]
+    assert "apart_toys.py" in error["traceback"]
+    outcomes = [attempt["outcome"] for attempt in await attempts(server, task_id)]
+    assert outcomes == ["stopped", "errored", "exhausted"]
+    once.unlink()
+    assert (await server.verb(task_id, "resume")).status == 202
+    await server.until_progress(task_id, 2)
+    once.touch()
+    await cleaned(server, task_id, once)
+
+
+async def test_a_mistake_after_it_has_failed(server: Server, tmp_path: Path) -> None:
+    """What failed for it is terminated all the same."""
+    once = tmp_path / "once"
+    task_id = await launched(server, once)
+    await server.verb(task_id, "pause")
+    once.touch()
+    await server.verb(task_id, "resume")
+    await server.until_status(task_id, "failed")
+    await cleaned(server, task_id, once)
+
+
 # What does not return.
 
 AT_ONCE = 8
@@ -76,6 +125,21 @@ async def test_checks_that_hang(tmp_path: Path) -> None:
             assert "'mistaken' did not return within 10 s" in said["detail"]
             assert answer.headers["Retry-After"]
         assert logs(server, "does not return") == len(asked)
+
+
+async def test_a_launch_that_hangs(tmp_path: Path) -> None:
+    """It counts as an error of the handler's; meanwhile others are launched."""
+    once = tmp_path / "once"
+    async with serving(tmp_path / "data", INTERMISSION_HANDLERS="toys,apart_toys") as server:
+        task_id = await launched(server, once, what="hang")
+        await server.verb(task_id, "pause")
+        once.touch()
+        await server.verb(task_id, "resume")
+        await server.until_status(task_id, "running")
+        await server.until_status(await server.launch("counter", {"limit": 3}), "completed")
+        task = await server.until(task_id, lambda task: task["errors_left"] == 1)
+        assert (task["error"]["type"], task["error"]["kind"]) == ("TimeoutError", "exception")
+        assert task["error"]["message"] == "the code of the service 'mistaken' did not return within 10 s"
 
 
 @pytest.mark.parametrize("where", ["validator", "uploads", "check"])
