@@ -42,6 +42,8 @@ _FDS_BESIDE: Final = 256
 _DAY_S: Final = 86_400.0
 _SYNCS_AT_ONCE: Final = 8
 """More would not make a disk faster; a journal takes what comes together in one commit."""
+_REMOVALS_AT_ONCE: Final = 4
+"""Two large folders are gone sooner one after the other, but a small one should seldom wait for several of them."""
 _LAST_ANSWERS_S: Final = 1.0
 _BACKLOG: Final = 128
 _LINGER_S: Final = 2.0
@@ -121,12 +123,14 @@ async def _running(config: Config) -> AsyncIterator[str]:
         stack.push_async_callback(launcher.close)
         handlers = _import(await launcher.open())
         syncs = stack.enter_context(ThreadPoolExecutor(_SYNCS_AT_ONCE, "sync"))
+        removals = stack.enter_context(ThreadPoolExecutor(_REMOVALS_AT_ONCE, "removal"))
         supervisor = Supervisor(
             store,
             launcher,
             handlers,
             places,
-            syncs,
+            syncs=syncs,
+            removals=removals,
             max_running=config.max_running,
             crowd=Crowd(config.max_uploads, config.max_user_uploads),
             quota=Quota(bytes=config.max_user_bytes, unfinished=config.max_user_unfinished),

@@ -43,13 +43,16 @@ class Cleaner:
         *,
         apart: Apart,
         syncs: Executor,
+        removals: Executor,
     ) -> None:
+        """``removals`` are the threads in which folders are removed: a large one takes seconds."""
         self._ledger = ledger
         self._launcher = launcher
         self._registry = registry
         self._places = places
         self._apart = apart
         self._syncs = syncs
+        self._removals = removals
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._attempts: dict[str, Attempt] = {}
         self._closing = False
@@ -65,6 +68,11 @@ class Cleaner:
         """Return when nothing is under way for this task any more, or time is over."""
         if (finishing := self._under_way.get(task_id)) is not None:
             await asyncio.wait((finishing,), timeout=within_s)
+
+    async def remove_files(self, task_id: str) -> int:
+        """Delete a task's folder; how many files were in it."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._removals, remove_folder, self._places.folder(task_id))
 
     async def close(self) -> None:
         """Stop: what is not gone by now stays terminating, and the next start goes on with it."""
@@ -172,8 +180,7 @@ class Cleaner:
 
     async def _remove(self, task: Task, killed: list[wire.Killed], end: AttemptEnd | None) -> None:
         by = await self._insist(task, self._asked_by, task)
-        folder = self._places.folder(task.id)
-        files = await self._insist(task, asyncio.to_thread, remove_folder, folder)
+        files = await self._insist(task, self.remove_files, task.id)
         now = time.time()
         receipt = Receipt(
             processes=tuple({"pid": k.pid, "name": k.name, "started_at": k.started_at} for k in killed),

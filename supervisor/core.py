@@ -65,7 +65,6 @@ from intermission.supervisor.ledger import Ledger
 from intermission.supervisor.places import Places
 from intermission.supervisor.process import wire
 from intermission.supervisor.process.launcher import Launcher
-from intermission.supervisor.removal import remove_folder
 from intermission.supervisor.retention import Retention
 from intermission.supervisor.retry import policy
 from intermission.supervisor.stream import Delivery, agreed_length, announced, is_whole, received
@@ -100,8 +99,9 @@ class Supervisor:
         launcher: Launcher,
         registry: Registry,
         places: Places,
-        syncs: Executor,
         *,
+        syncs: Executor,
+        removals: Executor,
         max_running: int,
         crowd: Crowd,
         quota: Quota,
@@ -110,6 +110,7 @@ class Supervisor:
     ) -> None:
         """``syncs`` are the threads in which attempts wait for the disk, so that a slow one stops nobody else.
 
+        ``removals`` are those in which folders are removed, for the same reason.
         ``keep_s`` is how long completed and failed tasks, and what is left of those that are gone, are kept.
         ``uploads_s`` is how long uploads are kept that no client goes on with.
         """
@@ -125,7 +126,9 @@ class Supervisor:
         self.watchers = self._ledger.watchers
         self.apart = Apart()
         """Where the code of services runs that the server needs."""
-        self._cleaner = Cleaner(self._ledger, launcher, registry, places, apart=self.apart, syncs=syncs)
+        self._cleaner = Cleaner(
+            self._ledger, launcher, registry, places, apart=self.apart, syncs=syncs, removals=removals
+        )
         self._carrier = Carrier(
             self._ledger,
             launcher,
@@ -453,7 +456,7 @@ class Supervisor:
     async def _remove_folder(self, task_id: str) -> None:
         """Remove the folder of a task that is gone. What cannot be removed now is tried again by the next start."""
         try:
-            await asyncio.to_thread(remove_folder, self.places.folder(task_id))
+            await self._cleaner.remove_files(task_id)
         except OSError as error:
             _log.error("a task is gone, but its folder could not be removed", task=task_id, error=str(error))
 

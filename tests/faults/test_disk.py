@@ -169,6 +169,30 @@ async def test_killed_on_a_full_disk(tmp_path: Path) -> None:
                 assert await server.file(task_id, "lines.txt") == squares(1000)
 
 
+async def test_slow_removals_stop_nobody_else(tmp_path: Path) -> None:
+    """While more folders are removed than there are threads for anything, tasks start, are read, paused and resumed."""
+    async with serving(tmp_path, INTERMISSION_HANDLERS="toys,slow_removals", INTERMISSION_MAX_RUNNING="50") as server:
+        ids = [await server.launch("steps", {"steps": 1_000_000}) for _ in range(40)]
+        for task_id in ids:
+            await server.until_progress(task_id)
+        hold = server.data / "tasks" / "hold"
+        hold.touch()
+        for task_id in ids:
+            assert (await server.verb(task_id, "terminate", wait_s=0)).status == 202
+        async with asyncio.timeout(10):
+            other = await server.launch("steps", {"steps": 1_000_000})
+            await server.until_progress(other)
+            assert (await server.ask("GET", f"/tasks/{other}/log")).status == 200
+            assert (await server.verb(other, "pause")).json["status"] == "paused"
+            assert await server.file(other, "lines.txt")
+            assert (await server.verb(other, "resume")).status == 202
+            assert (await server.task(ids[-1]))["status"] == "terminating"
+        hold.unlink()
+        for task_id in ids:
+            assert (await server.verb(task_id, "terminate")).status in {200, 410}
+            assert not (server.data / "tasks" / task_id).exists()
+
+
 # The database.
 
 
