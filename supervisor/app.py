@@ -33,6 +33,7 @@ from intermission.supervisor.process.local import LocalLauncher
 from intermission.supervisor.routes.application import make_app
 from intermission.supervisor.routes.connection import Connection, Http
 from intermission.supervisor.routes.direct import FAST
+from intermission.supervisor.threads import staffed
 
 _OLDEST_KERNEL: Final = (5, 4)
 _FDS_PER_CHILD: Final = 4
@@ -44,6 +45,8 @@ _SYNCS_AT_ONCE: Final = 8
 """More would not make a disk faster; a journal takes what comes together in one commit."""
 _REMOVALS_AT_ONCE: Final = 4
 """Two large folders are gone sooner one after the other, but a small one should seldom wait for several of them."""
+_CALLS_AT_ONCE: Final = min(32, (os.cpu_count() or 1) + 4)
+"""As many as asyncio would have at the most."""
 _LAST_ANSWERS_S: Final = 1.0
 _BACKLOG: Final = 128
 _LINGER_S: Final = 2.0
@@ -122,8 +125,9 @@ async def _running(config: Config) -> AsyncIterator[str]:
         )
         stack.push_async_callback(launcher.close)
         handlers = _import(await launcher.open())
-        syncs = stack.enter_context(ThreadPoolExecutor(_SYNCS_AT_ONCE, "sync"))
-        removals = stack.enter_context(ThreadPoolExecutor(_REMOVALS_AT_ONCE, "removal"))
+        syncs = stack.enter_context(_threads(_SYNCS_AT_ONCE, "sync"))
+        removals = stack.enter_context(_threads(_REMOVALS_AT_ONCE, "removal"))
+        asyncio.get_running_loop().set_default_executor(_threads(_CALLS_AT_ONCE, "call"))
         supervisor = Supervisor(
             store,
             launcher,
@@ -148,6 +152,13 @@ async def _running(config: Config) -> AsyncIterator[str]:
         address = await _listen(runner, config, port)
         await supervisor.open()  # after the port: one that is taken must be noticed before anything is launched
         yield address
+
+
+def _threads(count: int, name: str) -> ThreadPoolExecutor:
+    try:
+        return staffed(count, name)
+    except RuntimeError as error:
+        raise StartError(f"the server needs {count} threads more, and the system refuses them: {error}") from None
 
 
 def _places(config: Config) -> Places:

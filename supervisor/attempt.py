@@ -31,8 +31,8 @@ from intermission.supervisor.timers import Timers
 COMMIT_WITHIN_S: Final = 0.25
 """The most that a power cut may take: how long a checkpoint may wait for the store."""
 _WAIT_S: Final = 1.0
-"""How long a launch that found no free descriptor waits for the next try."""
-_NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
+"""How long a launch that the system had no descriptor, process or memory for waits for the next try."""
+_NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
 """The errors that say so; they are no fault of the handler's."""
 _log = structlog.get_logger()
 
@@ -138,10 +138,10 @@ class Attempt:
     async def run(self, launcher: Launcher, inputs: Inputs) -> Ending:
         """Launch the child and attend to it until its tree is dead."""
         try:
-            self.child = await self._start(launcher, inputs)
-            async for report in self.child.reports():
+            child = await self._start(launcher, inputs)
+            async for report in child.reports():
                 await self._take(report)
-            return await self._conclude(self.child.exit)
+            return await self._conclude(child.exit)
         except LaunchError as error:
             return Ending(exit=Exit(lost=str(error)), stopped=self._pause_wanted)
         except restore.UnreadableError as error:
@@ -157,21 +157,24 @@ class Attempt:
     # Launching.
 
     async def _start(self, launcher: Launcher, inputs: Inputs) -> Child:
-        """The child, which has been told what to do. Where nothing more can be opened it waits until something can.
+        """The child, which has been told what to do. Where the system has nothing left for one it waits until it has.
 
         Not so with a client that waits: that one is told.
         """
         while True:
             try:
                 base = await asyncio.to_thread(self._prepare)
-                child = await self._launch(launcher)
+                self.child = child = await self._launch(launcher)
+                self._begin(child, base, inputs)
+                await child.forked()
             except OSError as error:
+                self.child = None
                 if error.errno not in _NONE_LEFT or self._has_body:
                     raise
-                _log.warning("nothing more can be opened; a task waits for that", task=self.task.id)
+                _log.warning("a task waits until it can be launched", task=self.task.id, error=str(error))
                 await asyncio.sleep(_WAIT_S)
             else:
-                self._begin(child, base, inputs)
+                self._limits.watch(child, base.sequence if base else 0)
                 return child
 
     def _prepare(self) -> Checkpoint | None:
@@ -232,7 +235,6 @@ class Attempt:
             child.send(wire.PauseRequest())
         if self._end_wanted:
             child.end()
-        self._limits.watch(child, base.sequence if base else 0)
 
     # Hearing.
 

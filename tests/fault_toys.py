@@ -1,5 +1,6 @@
 """Handlers that are killed, or that hold still so that others can be, at named places. For ``tests/faults/``."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -25,6 +26,17 @@ def _at_import() -> None:
 
 
 _at_import()
+_fork = os.fork
+
+
+def _refusable_fork() -> int:
+    """As ever, but for as long as a test leaves the file there: the kernel's answer where a limit is reached."""
+    if os.path.exists(os.environ.get("TOYS_REFUSE_FORK", "")):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return _fork()
+
+
+os.fork = _refusable_fork
 
 
 def _die() -> None:

@@ -127,7 +127,7 @@ class ForkServer:
             pid = os.fork()
         except OSError as error:
             _close(ends)
-            self._tell(wire.LaunchFailed(order.child, f"cannot fork: {error.strerror}"))
+            self._tell(wire.LaunchFailed(order.child, f"cannot fork: {error.strerror}", error.errno))
             return
         if pid == 0:
             self._become_child(handler, order, ends, parent)

@@ -30,7 +30,7 @@ class Exit:
     peak_memory_bytes: int | None = None
     killed: tuple[wire.Killed, ...] = ()
     lost: str | None = None
-    """Why nobody can say how it ended (the fork server died, or could not fork)."""
+    """Why nobody can say how it ended (the fork server died)."""
     fault: str | None = None
     """What it did wrong on its pipe; it was ended for that."""
 
@@ -73,6 +73,8 @@ class Child:
         self._frames = wire.Frames(wire.MAX_REPORT_BYTES)
         self._reports: asyncio.Queue[wire.Report | None] = asyncio.Queue()
         self._exit: Exit | None = None
+        self._refusal: OSError | None = None
+        self._forked = asyncio.Event()
         self._fault: str | None = None
         self._window = (0.0, 0, 0)
         self._loop = asyncio.get_running_loop()
@@ -90,6 +92,12 @@ class Child:
     def end(self) -> None:
         """Have its whole tree ended. Returns at once; `exit` is set, and `reports` over, when it is so."""
         self._ask_end()
+
+    async def forked(self) -> None:
+        """Return when there is a process, or was one. Raises OSError if the system has refused it."""
+        await self._forked.wait()
+        if self._refusal is not None:
+            raise self._refusal
 
     async def reports(self) -> AsyncIterator[wire.Report]:
         """Each report in order, ending when the tree is dead and the pipe is drained."""
@@ -109,11 +117,19 @@ class Child:
     def launched(self, news: wire.Launched) -> None:
         """The process exists."""
         self.pid, self.ticks, self.started_at = news.pid, news.ticks, news.started_at
+        self._forked.set()
+
+    def refused(self, error: OSError) -> None:
+        """There is no process, and will be none."""
+        self._refusal = error
+        self._forked.set()
+        self.hang_up()
 
     def over(self, end: Exit) -> None:
         """Its tree is dead; the reports end when the pipe is drained too."""
         if self._exit is None:
             self._exit = end
+            self._forked.set()
             self._finish()
 
     def hang_up(self) -> None:
@@ -140,6 +156,7 @@ class Child:
 
     def _hear(self, data: bytes) -> None:
         """Cut and check what came; a child that breaks the rules is ended for it."""
+        self._forked.set()  # of many launches at once, the news comes with that of the last
         try:
             count = 0
             for payload in self._frames.feed(data):

@@ -161,7 +161,10 @@ class LocalLauncher:
                     child.launched(news)
             case wire.LaunchFailed():
                 if child := self._children.pop(news.child, None):
-                    child.over(Exit(lost=news.message))
+                    if news.errno is None:
+                        child.over(Exit(lost=news.message))
+                    else:
+                        child.refused(OSError(news.errno, news.message))
             case wire.Ended():
                 if child := self._children.pop(news.child, None):
                     child.over(_exit(news))

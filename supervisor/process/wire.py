@@ -218,10 +218,12 @@ class Launched(_Message, frozen=True):
 
 
 class LaunchFailed(_Message, frozen=True):
-    """The system refused a process; nothing runs."""
+    """There is no process; nothing runs."""
 
     child: int
     message: str
+    errno: int | None = None
+    """Of the system, where it refused one."""
 
 
 class Killed(msgspec.Struct, frozen=True, array_like=True):
