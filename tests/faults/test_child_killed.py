@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
@@ -257,14 +258,16 @@ async def test_a_clean_that_is_killed_runs_again(server: Server, tmp_path: Path)
 async def test_a_clean_that_is_always_killed_fails_for_good_with_everything_kept(
     server: Server, tmp_path: Path
 ) -> None:
-    """Five times are enough: it is parked for a person to look at, and a second terminate may try again."""
+    """Five times, the last ones with a wait before: it is parked for a person to look at; terminate may try again."""
     effect = tmp_path / "effect"
     die, cleans = Path(f"{effect}.die"), Path(f"{effect}.cleans")
     die.touch()
     task_id = await server.launch("held", {"path": str(effect)})
     await server.until_progress(task_id, 3)
+    asked = time.monotonic()
     answer = await server.verb(task_id, "terminate")
     assert (answer.status, answer.json["status"], answer.json["reason"]) == (202, "failed", "clean_failed")
+    assert time.monotonic() - asked >= 3
     assert answer.json["allowed"] == ["terminate"]
     assert cleans.read_text().count("\n") == 5
     assert effect.exists()
