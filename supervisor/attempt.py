@@ -70,8 +70,12 @@ class Attempt:
         body: Body | None = None,
         checksum: tuple[str, bytes] | None = None,
         commit_within_s: Callable[[], float] = lambda: COMMIT_WITHIN_S,
+        kept: Callable[[Checkpoint], None] = lambda _: None,
     ) -> None:
-        """``syncs``: the threads in which to wait for the disk. ``commit_within_s``: how long a checkpoint may wait."""
+        """``syncs``: the threads in which to wait for the disk. ``commit_within_s``: how long a checkpoint may wait.
+
+        ``kept`` is called with each checkpoint as soon as the store has it.
+        """
         self.task = task
         self.handler = handler
         self.child: Child | None = None
@@ -87,6 +91,7 @@ class Attempt:
         """Where what the client of a stream service sends goes in."""
         self._has_body = body is not None
         self._commit_within_s = commit_within_s
+        self._kept = kept
         self._checksum = checksum
         self._kind = kind
         self._folder = places.folder(task.id)
@@ -300,6 +305,7 @@ class Attempt:
                 if await self._store.save(self.task.id, self.task.attempt, checkpoint):
                     self._row = checkpoint
                     self.saved.set()
+                    self._kept(checkpoint)
             except (restore.UnreadableError, OSError, StoreError) as error:
                 # The slot keeps it meanwhile; the next flush, or the end of the attempt, tries again.
                 _log.warning("a checkpoint could not be committed", task=self.task.id, error=str(error))

@@ -15,7 +15,7 @@ import structlog
 
 from intermission.handlers.base import Retry
 from intermission.handlers.registry import Registry
-from intermission.state.models import Change, ErrorInfo, Kind, Query, Task, Tombstone
+from intermission.state.models import Change, Checkpoint, ErrorInfo, Kind, Query, Task, Tombstone
 from intermission.state.status import Event, Reason, Status
 from intermission.state.store import StoreError
 from intermission.supervisor import inputs, restore, schedule
@@ -78,6 +78,7 @@ class Carrier:
         self._wake = asyncio.Event()
         self._due_changed = asyncio.Event()
         self._alone: str | None = None
+        """The task beside which nothing is launched."""
         self.connected = 0
         """Attempts under way of stream services, which are counted apart."""
         self._draining = False
@@ -291,6 +292,7 @@ class Carrier:
             body=body,
             checksum=checksum,
             commit_within_s=(lambda: COMMIT_WITHIN_S) if body is None else self._commit_within_s,
+            kept=lambda checkpoint: self._get_over(task, checkpoint),
         )
         self._attempts[task.id] = attempt
         self.connected += task.stream
@@ -302,6 +304,12 @@ class Carrier:
     def _commit_within_s(self) -> float:
         """How long a checkpoint of an upload may wait."""
         return max(COMMIT_WITHIN_S, min(self.connected * _COMMIT_EACH_S, _COMMIT_MOST_S))
+
+    def _get_over(self, task: Task, checkpoint: Checkpoint) -> None:
+        """A task that ran alone has come beyond the place at which it was lost: others may run beside it."""
+        if self._alone == task.id and checkpoint.sequence > task.lost_sequence:
+            self._alone = None
+            self._wake.set()
 
     async def _run(self, attempt: Attempt) -> None:
         task_id = attempt.task.id

@@ -45,11 +45,12 @@ def _die() -> None:
 
 @dataclass
 class Doom:
-    """In how many attempts to die, and where; a file to wait for the absence of in the others."""
+    """How often to die, and where; a file to wait for the absence of in the others; how long to wait at the end."""
 
     attempts: int = 1
     at: str = "first"
     hold: str = ""
+    then: float = 0.0
 
 
 @handler("doomed")
@@ -64,6 +65,7 @@ def doomed(task: Task[Doom, Count]) -> Count:
         task.output("lines.txt").write(f"{n}\n")
         task.state.n = n + 1
         task.checkpoint(done=n + 1)
+    task.sleep(task.params.then)
     if dies and task.params.at == "last":
         _die()
     if dies and task.params.at == "reported":

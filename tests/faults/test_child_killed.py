@@ -203,16 +203,31 @@ async def test_the_third_loss_has_it_launched_alone(server: Server, tmp_path: Pa
     await child(server, task_id)
     assert (await server.task(behind))["status"] == "pending"
     assert (await server.verb(task_id, "pause")).status == 200  # beyond the place at which it was lost
-    ended = (await events(server, task_id))["stopped"]
+    asked = (await events(server, task_id))["pause"]
     await server.until_status(behind, "completed")
     await server.until_status(beside, "running")
     for one in (behind, beside):
-        assert (await events(server, one))["claimed"] > ended
+        assert (await events(server, one))["claimed"] > asked
     hold.unlink()
     assert (await server.verb(task_id, "resume")).status == 202
     await server.until_status(task_id, "completed")
     assert await outcomes(server, task_id) == ["lost"] * 3 + ["stopped", "completed"]
     assert (await server.task(beside))["status"] == "running", "it has got over it, and needs not be alone any more"
+
+
+async def test_it_is_alone_only_until_it_has_got_over_the_place(server: Server, tmp_path: Path) -> None:
+    """With a checkpoint beyond it the others go on at once, though it is not nearly done."""
+    hold = tmp_path / "hold"
+    task_id = await server.launch("doomed", {"at": "first", "attempts": 3, "hold": str(hold), "then": 600})
+    hold.touch()
+    await server.until(task_id, lambda task: task["attempt"] == 4 and task["child"])
+    behind = [await server.launch("steps", {"steps": 1, "delay_s": 0}) for _ in range(3)]
+    assert {(await server.task(one))["status"] for one in behind} == {"pending"}
+    hold.unlink()
+    for one in behind:
+        await server.until_status(one, "completed")
+    task = await server.task(task_id)
+    assert (task["status"], task["attempt"], task["checkpoint"]["sequence"]) == ("running", 4, 3)
 
 
 async def test_losses_at_different_checkpoints_are_not_counted_together(server: Server) -> None:
