@@ -24,7 +24,8 @@ _EXPIRED: Final = (
 )
 _ABANDONED: Final = (
     f"SELECT {rows.LISTED} FROM tasks AS t INDEXED BY tasks_abandoned {rows.WITH_CHECKPOINT} "
-    "WHERE t.status = 'paused' AND t.due_at < ? AND (t.due_at, t.id) > (?, ?) ORDER BY t.due_at, t.id LIMIT ?"
+    "WHERE t.status = 'paused' AND t.stream AND t.due_at < ? AND (t.due_at, t.id) > (?, ?) "
+    "ORDER BY t.due_at, t.id LIMIT ?"
 )
 
 

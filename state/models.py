@@ -281,8 +281,8 @@ class Change:
     losses: int | Keep = KEEP
     lost_sequence: int | Keep = KEEP
     due_at: float | None = None
-    """Written in each step, so that leaving it out clears it. A step to retrying must give one; with one to paused the
-    task expires then."""
+    """Written in each step, so that leaving it out clears it. A step to retrying must give one; a stream task
+    that is paused with one expires then."""
     end: AttemptEnd | None = None
     """How the attempt ``task.attempt`` ended, if this step is its end."""
 

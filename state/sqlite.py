@@ -53,7 +53,7 @@ SELECT (SELECT finished_at FROM tasks AS t INDEXED BY tasks_finished WHERE finis
        (SELECT min(gone_at) FROM tombstones INDEXED BY tombstones_gone)
 """
 _NEXT_ABANDONED: Final = (
-    "SELECT min(due_at) FROM tasks INDEXED BY tasks_abandoned WHERE status = 'paused' AND due_at > 0"
+    "SELECT min(due_at) FROM tasks INDEXED BY tasks_abandoned WHERE status = 'paused' AND stream AND due_at > 0"
 )
 _COUNTS: Final = f"SELECT status, count(*) FROM tasks INDEXED BY tasks_moving WHERE {lists.IS_MOVING} GROUP BY status"
 

@@ -141,10 +141,10 @@ class Store(Protocol):
         """When the first of what expires (a task of `expired`, a tombstone) was finished or gone; None without any."""
 
     async def abandoned(self, at: float, limit: int, after: Task | None = None) -> list[Task]:
-        """Up to ``limit`` paused tasks whose ``due_at`` is before then, the first first; otherwise as `expired`."""
+        """Up to ``limit`` paused stream tasks with a ``due_at`` before then, the first first; as `expired`."""
 
     async def next_abandoned(self) -> float | None:
-        """The earliest ``due_at`` of paused tasks; None without any."""
+        """The earliest ``due_at`` of paused stream tasks; None without any."""
 
     async def next_due(self, after: float) -> float | None:
         """The earliest ``due_at`` of retrying tasks, and of pending ones if later than ``after``; None without any."""

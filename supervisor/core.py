@@ -322,6 +322,8 @@ class Supervisor:
         """Let a paused, failed or retrying task go on. Raises as `pause`, and `UnknownServiceError`."""
         task = await self._ask(task_id, user, by, Event.RESUME)
         self._carrier.wake()
+        if task.due_at is not None:
+            self._carrier.watch()
         return (await self._ended(task_id, by) if is_whole(task) else None) or task
 
     async def terminate(self, task_id: str, user: str | None, by: str) -> Task:
@@ -552,6 +554,8 @@ class Supervisor:
 
     def _wish(self, task: Task, verb: Event, by: str, reason: Reason | None) -> Change:
         change = Change(task=task, event=verb, at=time.time(), by=by, reason=reason)
+        if verb in (Event.PAUSE, Event.RESUME) and task.attempt == 0 and (task.due_at or 0) > change.at:
+            change = replace(change, due_at=task.due_at)  # somebody wants it to start then, and not before
         if verb is Event.RESUME:
             retry = policy(self._handler(task.service).retry, task.retry)
             if task.stream:

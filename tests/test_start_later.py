@@ -115,13 +115,46 @@ async def test_not_both(server: Server) -> None:
 
 
 async def test_told_before_it_is_due(server: Server) -> None:
-    """Paused it has no time any more, and a resume starts it now; terminated it never ran."""
+    """Paused and resumed it starts at its time all the same; terminated it never ran."""
     paused, terminated = [await launched(server, "counter", {"limit": 1}, delay_s=1000) for _ in range(2)]
-    answer = await server.verb(paused, "pause")
-    assert (answer.status, answer.json["due_at"]) == (200, None)
-    assert (await server.verb(paused, "resume", wait_s=20)).json["status"] == "completed"
+    due = (await server.task(paused))["due_at"]
+    for _ in range(2):
+        for verb, status in (("pause", "paused"), ("resume", "pending")):
+            answer = await server.verb(paused, verb)
+            assert (answer.json["status"], answer.json["due_at"]) == (status, due)
+    assert (await server.task(paused))["attempt"] == 0
     receipt = (await server.verb(terminated, "terminate")).json["receipt"]
     assert (receipt["processes"], receipt["files_deleted"]) == ([], 0)
+
+
+async def test_resumed_before_it_is_due(server: Server) -> None:
+    """It starts then, though something that is due much later was waited for."""
+    await launched(server, "counter", {"limit": 1}, delay_s=1000)
+    task_id = await launched(server, "counter", {"limit": 1}, delay_s=0.8)
+    due = at((await server.verb(task_id, "pause")).json["due_at"])
+    assert (await server.verb(task_id, "resume")).json["status"] == "pending"
+    done = await server.until_status(task_id, "completed")
+    assert due <= at(done["started_at"]) + 0.001
+    assert at(done["started_at"]) < due + 10
+
+
+async def test_resumed_when_it_was_due(server: Server) -> None:
+    """A pause outlasts the time; then a resume is what it waits for, and it starts at once."""
+    task_id = await launched(server, "counter", {"limit": 1}, delay_s=0.3)
+    due = at((await server.verb(task_id, "pause")).json["due_at"])
+    await asyncio.sleep(due - time.time() + 0.2)
+    assert (await server.task(task_id))["status"] == "paused"
+    answer = await server.verb(task_id, "resume")
+    assert (answer.status, answer.json["due_at"]) == (202, None)
+    assert (await server.until_status(task_id, "completed"))["attempt"] == 1
+
+
+async def test_a_wait_of_ours_ends_with_a_resume(server: Server) -> None:
+    """What waits to be tried again is tried at once: only a time that somebody has given is kept."""
+    task_id = await launched(server, "fragile", {})
+    await server.until_status(task_id, "retrying")
+    assert (await server.verb(task_id, "pause")).json["due_at"] is None
+    assert (await server.verb(task_id, "resume", wait_s=20)).json["status"] == "completed"
 
 
 async def test_what_is_due_later_takes_no_place(tmp_path: Path) -> None:

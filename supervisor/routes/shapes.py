@@ -113,7 +113,7 @@ class TaskItem(TypedDict):
     started_at: Time | None
     finished_at: Time | None
     due_at: Annotated[
-        Time | None, Field(description="When it is started, or tried again; of a paused upload, when it expires")
+        Time | None, Field(description="When it is to start or be tried again; of a paused upload, when it expires")
     ]
     allowed: Annotated[tuple[Verb, ...], Field(description="What it can be told now")]
 

@@ -83,13 +83,18 @@ class TestAdd:
         assert await store.attempts(added.id) == []
 
     async def test_with_a_retry_policy_and_a_time_of_its_own(self, store: Store) -> None:
-        """Both are kept through every step, but for the time, which a step clears."""
+        """The policy is kept through every step, the time through those that say so."""
         policy = RetryPolicy(errors=2, base_s=0.1234567, cap_s=3e9)
         added = await store.add(new(retry=policy, due_at=now() + 0.1234567))
         assert added == await current(store, added)
         assert added.retry == policy
         paused = await step(store, added, Event.PAUSE)
         assert (paused.retry, paused.due_at) == (policy, None)
+        later = await step(store, await store.add(new(due_at=LATER)), Event.PAUSE, due_at=LATER)
+        assert (later.status, later.due_at) == (Status.PAUSED, LATER)
+        resumed = await step(store, later, Event.RESUME, due_at=LATER)
+        assert await store.claim(1, COUNTER, now()) == []
+        assert (resumed.status, await store.next_due(now())) == (Status.PENDING, LATER)
 
     async def test_its_creation_is_its_first_event(self, store: Store) -> None:
         """Asked for by its user, at its time."""
@@ -848,13 +853,18 @@ class TestExpired:
 
 
 class TestAbandoned:
-    """Up to ``limit`` paused tasks that expire before then, the first first."""
+    """Up to ``limit`` paused stream tasks that expire before then, the first first."""
 
     async def test_only_what_is_paused_and_expires(self, store: Store) -> None:
         """Not what is retried or started later, and not what somebody has gone on with."""
         for status in STORED:
             await reach(store, status)
         await store.add(new(due_at=now() + 5))
+        held = await store.advance(
+            Change(task=await store.add(new(due_at=5.0)), event=Event.PAUSE, at=now(), due_at=5.0)
+        )
+        assert held is not None
+        assert held.due_at == 5.0
         assert (await store.abandoned(LATER, 9), await store.next_abandoned()) == ([], None)
         made = [await store.add(new(stream=True, due_at=due_at)) for due_at in (30.0, 10.0, 20.0)]
         assert [task.due_at for task in made] == [30.0, 10.0, 20.0]
