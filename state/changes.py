@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from intermission.state import rows
 from intermission.state.models import KEEP, Change, Checkpoint, Earlier, Keep, Kind, NewTask, Task, Tombstone, Usage
-from intermission.state.status import Event, Status
+from intermission.state.status import Event, Reason, Status
 from intermission.state.store import KEYS_KEPT_S, WARY_AFTER
 from intermission.state.transaction import Operation, Transaction
 
@@ -32,6 +32,10 @@ SELECT * FROM (SELECT id, priority FROM tasks INDEXED BY {index}
 _CLAIM: Final = """
 UPDATE tasks SET status = 'running', reason = NULL, attempt = attempt + 1, started_at = coalesce(started_at, ?)
 WHERE id IN (SELECT id FROM ({next}) ORDER BY priority DESC, id LIMIT ?) RETURNING id
+"""
+_PARK: Final = """
+UPDATE tasks SET status = 'failed', reason = 'state_unreadable', finished_at = ? WHERE id = ?
+RETURNING user, attempt
 """
 _BY_IDS: Final = f"{rows.TASKS} WHERE t.id IN (SELECT value FROM json_each(?)) ORDER BY t.priority DESC, t.id"
 _WAKE: Final = """
@@ -155,19 +159,32 @@ def claim(limit: int, services: Collection[str], at: float, *, wary: bool) -> Op
     index, losses = ("tasks_wary", f">= {WARY_AFTER}") if wary else ("tasks_ready", f"< {WARY_AFTER}")
     of_service = _NEXT_OF_SERVICE.format(index=index, losses=losses)
     sql = _CLAIM.format(next=" UNION ALL ".join([of_service] * len(services)))
-    values = [at, *(value for service in services for value in (service, limit)), limit]
 
     def operation(transaction: Transaction) -> list[Task]:
         # A pending task that was delayed joins the others for good: its time is compared once, not by each claim.
         transaction.change(_RIPEN, (at,))
-        ids = [task_id for (task_id,) in transaction.fetch(sql, values)]
-        claimed = [rows.task(row) for row in transaction.fetch(_BY_IDS, (json.dumps(ids),))] if ids else []
+        claimed: list[Task] = []
+        while (left := limit - len(claimed)) > 0:
+            values = [at, *(value for service in services for value in (service, left)), left]
+            ids = [task_id for (task_id,) in transaction.fetch(sql, values)]
+            found = list(rows.readable(transaction.fetch(_BY_IDS, (json.dumps(ids),)))) if ids else []
+            claimed += found
+            if len(found) == len(ids):
+                break
+            for task_id in set(ids).difference(task.id for task in found):
+                _park(transaction, task_id, at)
         for task in claimed:
             transaction.begun(task.id, task.attempt, Kind.RUN, at)
             transaction.event(_event(task, Event.CLAIMED, at))
         return claimed
 
     return operation
+
+
+def _park(transaction: Transaction, task_id: str, at: float) -> None:
+    """Fail a task whose row cannot be read, or it would be the next one for ever."""
+    for user, attempt in transaction.fetch(_PARK, (at, task_id)):
+        transaction.event((task_id, user, at, Event.REFUSED, Status.FAILED, Reason.STATE_UNREADABLE, attempt, None))
 
 
 def reserve(task: Task, size: int, most: int | None) -> Operation[bool]:

@@ -3,8 +3,10 @@
 A filter that an index answers costs nothing; the others are asked of each row on the way, and of `EXAMINED` at most.
 """
 
+import contextlib
 import sqlite3
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Final
 
 from intermission.state import rows
@@ -16,16 +18,17 @@ MOVING: Final = tuple(status for status in Status if status not in RESTING and s
 """Statuses that a task does not stay in, in the order of the indexes' own conditions."""
 IS_MOVING: Final = f"status IN ({', '.join(repr(str(status)) for status in MOVING)})"
 
+_LABELS: Final = "CASE WHEN json_valid(t.labels) THEN t.labels ELSE '{}' END"
 _LAST_EVENT: Final = 2**63 - 1
 _EXPIRED: Final = (
     f"SELECT {rows.LISTED} FROM tasks AS t INDEXED BY tasks_finished {rows.WITH_CHECKPOINT} "
     "WHERE t.finished_at < ? AND (t.finished_at, t.id) > (?, ?) "
-    "AND NOT EXISTS (SELECT 1 FROM uses WHERE upload_id = t.id) ORDER BY t.finished_at, t.id LIMIT ?"
+    "AND NOT EXISTS (SELECT 1 FROM uses WHERE upload_id = t.id) ORDER BY t.finished_at, t.id"
 )
 _ABANDONED: Final = (
     f"SELECT {rows.LISTED} FROM tasks AS t INDEXED BY tasks_abandoned {rows.WITH_CHECKPOINT} "
     "WHERE t.status = 'paused' AND t.stream AND t.due_at < ? AND (t.due_at, t.id) > (?, ?) "
-    "ORDER BY t.due_at, t.id LIMIT ?"
+    "ORDER BY t.due_at, t.id"
 )
 
 
@@ -82,8 +85,8 @@ def page(db: sqlite3.Connection, query: Query) -> Page:
         f"WHERE {' AND '.join([*where, *asked]) or 'true'} ORDER BY t.id DESC LIMIT ?"
     )
     found = db.execute(sql, (*values, *asked_values, query.limit + 1)).fetchall()
-    items = tuple(rows.task(row) for row in found[: query.limit])
-    return Page(items=items, next=items[-1].id if len(found) > query.limit else last)
+    items = tuple(rows.readable(found[: query.limit]))
+    return Page(items=items, next=str(found[query.limit - 1][0]) if len(found) > query.limit else last)
 
 
 def events(db: sqlite3.Connection, user: str | None, before: int | None, limit: int) -> EventPage:
@@ -98,13 +101,19 @@ def events(db: sqlite3.Connection, user: str | None, before: int | None, limit: 
 def expired(db: sqlite3.Connection, before: float, limit: int, after: Task | None) -> list[Task]:
     """See `Store.expired`."""
     place = (-1.0, "") if after is None else (after.finished_at, after.id)
-    return [rows.task(row) for row in db.execute(_EXPIRED, (before, *place, limit)).fetchall()]
+    return _first(db, limit, _EXPIRED, (before, *place))
 
 
 def abandoned(db: sqlite3.Connection, at: float, limit: int, after: Task | None) -> list[Task]:
     """See `Store.abandoned`."""
     place = (-1.0, "") if after is None else (after.due_at, after.id)
-    return [rows.task(row) for row in db.execute(_ABANDONED, (at, *place, limit)).fetchall()]
+    return _first(db, limit, _ABANDONED, (at, *place))
+
+
+def _first(db: sqlite3.Connection, limit: int, sql: str, values: tuple[Any, ...]) -> list[Task]:
+    """The first tasks that can be read, however many cannot be."""
+    with contextlib.closing(db.execute(sql, values)) as found:
+        return list(islice(rows.readable(found), limit))
 
 
 def _asked(rest: Query) -> tuple[list[str], list[Any]]:
@@ -117,7 +126,7 @@ def _asked(rest: Query) -> tuple[list[str], list[Any]]:
         parts.append(f"status IN ({', '.join('?' * len(rest.statuses))})")
         values += sorted(rest.statuses)
     for name, value in rest.labels.items():
-        parts.append("EXISTS (SELECT 1 FROM json_each(t.labels) AS l WHERE l.key = ? AND l.value = ?)")
+        parts.append(f"EXISTS (SELECT 1 FROM json_each({_LABELS}) AS l WHERE l.key = ? AND l.value = ?)")
         values += (name, value)
     return parts, values
 

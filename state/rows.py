@@ -1,8 +1,11 @@
 """Rows and records, each from the other: the one place that knows the order of columns."""
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any, Final
+
+import structlog
 
 from intermission.state.models import (
     Attempt,
@@ -20,6 +23,9 @@ from intermission.state.models import (
     Usage,
 )
 from intermission.state.status import Event, Reason, Status
+from intermission.state.store import UnreadableError
+
+_log = structlog.get_logger()
 
 Row = tuple[Any, ...]
 
@@ -48,7 +54,23 @@ TOMBSTONE_COLUMNS: Final = "id, service, user, gone_at, gone_by, receipt"
 
 
 def task(row: Row) -> Task:
-    """From the columns of `WHOLE` or `LISTED`."""
+    """From the columns of `WHOLE` or `LISTED`. Raises `UnreadableError`."""
+    try:
+        return _task(row)
+    except (ValueError, TypeError) as error:
+        raise UnreadableError(row[0], error) from error
+
+
+def readable(found: Iterable[Row]) -> Iterator[Task]:
+    """The tasks of many rows. One that cannot be read is left out: it must not take the others along."""
+    for row in found:
+        try:
+            yield task(row)
+        except UnreadableError as error:
+            _log.error("a task is left out", error=str(error))
+
+
+def _task(row: Row) -> Task:
     return Task(
         id=row[0],
         service=row[1],

@@ -173,7 +173,7 @@ class SqliteStore:
 
     async def with_child(self) -> list[Task]:
         """See `Store.with_child`."""
-        return await self._read(self._lists, lambda db: [rows.task(row) for row in db.execute(_WITH_CHILD).fetchall()])
+        return await self._read(self._lists, lambda db: list(rows.readable(db.execute(_WITH_CHILD).fetchall())))
 
     async def attempts(self, task_id: str) -> list[Attempt]:
         """See `Store.attempts`."""

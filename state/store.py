@@ -37,6 +37,13 @@ class StoreFullError(StoreError):
     """No space is left for the store; nothing was written."""
 
 
+class UnreadableError(StoreError):
+    """The row of a task is not as we write them: somebody else has changed it, or the file is damaged."""
+
+    def __init__(self, task_id: str, why: Exception) -> None:
+        super().__init__(f"the row of task {task_id} cannot be read ({why}): mend it while the server is down")
+
+
 class SchemaError(StoreError):
     """The database is newer than this code, or not ours."""
 
@@ -74,7 +81,7 @@ class Store(Protocol):
         """Take up to ``limit`` pending tasks of these services to running, attempt raised by one (kind run, begun).
 
         Higher priority first, then first come first served. Tasks whose ``due_at`` is later than ``at`` are left; that
-        of the others is cleared.
+        of the others is cleared. One whose row cannot be read is failed for it, and left out.
         With ``wary``, only tasks with `WARY_AFTER` losses or more are taken; without, only the others.
         """
 

@@ -17,7 +17,7 @@ from intermission.handlers.base import Retry
 from intermission.handlers.registry import Registry
 from intermission.state.models import Change, Checkpoint, ErrorInfo, Kind, Query, Task, Tombstone
 from intermission.state.status import Event, Reason, Status
-from intermission.state.store import StoreError
+from intermission.state.store import StoreError, UnreadableError
 from intermission.supervisor import inputs, restore, schedule
 from intermission.supervisor.apart import Apart
 from intermission.supervisor.attempt import COMMIT_WITHIN_S, Attempt, Ending
@@ -241,7 +241,11 @@ class Carrier:
                 await self._claim()
             except StoreError as error:
                 _log.error("nothing could be claimed", error=str(error))
-                asyncio.get_running_loop().call_later(STORE_RETRY_S, self._wake.set)
+            except Exception:  # noqa: BLE001 -- this must not have been the last claim; it is logged whole
+                _log.exception("nothing could be claimed")
+            else:
+                continue
+            asyncio.get_running_loop().call_later(STORE_RETRY_S, self._wake.set)
 
     async def _claim(self) -> None:
         """Carry what each claim has taken before the next one: if that fails, this is running all the same."""
@@ -271,6 +275,9 @@ class Carrier:
                 due = await self._store.next_due(now)
             except StoreError as error:
                 _log.error("what is due could not be read", error=str(error))
+                due = now + STORE_RETRY_S
+            except Exception:  # noqa: BLE001 -- as above
+                _log.exception("what is due could not be read")
                 due = now + STORE_RETRY_S
             try:
                 async with asyncio.timeout(None if due is None else min(max(due - time.time(), 0), _CLOCK_CHECK_S)):
@@ -358,6 +365,9 @@ class Carrier:
                         self._due_changed.set()
                     return settled
                 known = await self._store.get(task.id)
+            except UnreadableError as error:
+                _log.error("an ending could not be committed", task=task.id, error=str(error), again=False)
+                return None
             except StoreError as error:
                 _log.error("an ending could not be committed", task=task.id, error=str(error), again=not self._draining)
                 if self._draining:

@@ -67,6 +67,9 @@ class Retention:
             except StoreError as error:
                 _log.error("what has expired could not be read", error=str(error))
                 wait_s = _CLOCK_CHECK_S
+            except Exception:  # noqa: BLE001 -- this must not have been the last look; it is logged whole
+                _log.exception("what has expired could not be read")
+                wait_s = _CLOCK_CHECK_S
             await asyncio.sleep(min(max(wait_s, 0), _CLOCK_CHECK_S))
 
     async def _sweep(self) -> float:
@@ -81,13 +84,11 @@ class Retention:
             pass
         if done:
             _log.info("what had expired is removed", tasks=sum(done), failures=len(done) - sum(done))
-        if not all(done):
-            return _CLOCK_CHECK_S
-        now = time.time()
         # With nothing stored: what finishes or is paused in the meantime is kept for the whole time too.
-        finished_s = (await self._store.oldest() or now) + self._keep_s - now
-        abandoned_s = (await self._store.next_abandoned() or now + self._uploads_s) - now
-        return min(finished_s, abandoned_s)
+        finished_at = (await self._store.oldest() or now) + self._keep_s
+        abandoned_at = await self._store.next_abandoned() or now + self._uploads_s
+        next_at = min(finished_at, abandoned_at)
+        return _CLOCK_CHECK_S if next_at < now else next_at - time.time()  # it could not be removed, or not be read
 
     async def _expire_all(self, find: _Find, before: float) -> list[bool]:
         """Expire what is found; of each whether that could be done."""
