@@ -67,6 +67,7 @@ from intermission.supervisor.process import wire
 from intermission.supervisor.process.launcher import Launcher
 from intermission.supervisor.retention import Retention
 from intermission.supervisor.retry import policy
+from intermission.supervisor.steady import SteadyClock, since_boot
 from intermission.supervisor.stream import Delivery, agreed_length, announced, is_whole, received
 from intermission.supervisor.usage import ChildView, usage
 
@@ -140,7 +141,14 @@ class Supervisor:
             max_running=max_running,
             crowd=crowd,
         )
-        self._retention = Retention(store, self._expire, self._remove_left, keep_s, uploads_s)
+        self._retention = Retention(
+            store,
+            self._expire,
+            self._remove_left,
+            keep_s=keep_s,
+            uploads_s=uploads_s,
+            clock=SteadyClock(time.time, since_boot),
+        )
         self._changes = WeakValueDictionary[str, asyncio.Lock]()
         self.phase: Literal["starting", "ok", "draining"] = "starting"
 

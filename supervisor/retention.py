@@ -5,7 +5,6 @@ a resume or a delete of the same task, and what a crash leaves undone is found a
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -13,6 +12,7 @@ import structlog
 
 from intermission.state.models import Task
 from intermission.state.store import Store, StoreError
+from intermission.supervisor.steady import SteadyClock
 
 _AT_ONCE: Final = 4
 """Tasks that expire side by side. They take threads from those that keep checkpoints, and `clean` takes children."""
@@ -35,10 +35,13 @@ class Retention:
         store: Store,
         expire: Callable[[Task], Awaitable[None]],
         remove_left: Callable[[], Awaitable[None]],
+        *,
         keep_s: float,
         uploads_s: float,
+        clock: SteadyClock,
     ) -> None:
         """``remove_left`` is called once, before the first tombstone goes: it needs them to know what is gone."""
+        self._clock = clock
         self._store = store
         self._expire = expire
         self._remove_left = remove_left
@@ -74,7 +77,7 @@ class Retention:
 
     async def _sweep(self) -> float:
         """Expire whatever is old enough; in how many seconds to look again."""
-        now = time.time()
+        now = self._clock.now()
         before = now - self._keep_s
         done = [
             *await self._expire_all(self._store.expired, before),
@@ -88,7 +91,9 @@ class Retention:
         finished_at = (await self._store.oldest() or now) + self._keep_s
         abandoned_at = await self._store.next_abandoned() or now + self._uploads_s
         next_at = min(finished_at, abandoned_at)
-        return _CLOCK_CHECK_S if next_at < now else next_at - time.time()  # it could not be removed, or not be read
+        if next_at < now:  # something that is due could not be removed, or not be read
+            return _CLOCK_CHECK_S
+        return next_at - self._clock.now()
 
     async def _expire_all(self, find: _Find, before: float) -> list[bool]:
         """Expire what is found; of each whether that could be done."""
