@@ -46,6 +46,7 @@ from intermission.supervisor.errors import (
     AmbiguousError,
     ConflictError,
     CrowdedError,
+    ForgottenError,
     GoneError,
     HeldError,
     InUseError,
@@ -195,7 +196,7 @@ class Supervisor:
         come with this request, and its child keeps the room for them; else that is kept here.
 
         Raises `UnknownServiceError`, `Invalid`, `HandlerError`, `UnavailableError`, `NoSpaceError` and `QuotaError`;
-        with a key also `KeyReusedError` and `GoneError`.
+        with a key also `KeyReusedError`, `GoneError` and `ForgottenError`.
         """
         self._require_ready()
         handler = self._handler(service)
@@ -279,6 +280,8 @@ class Supervisor:
             return Start(await self.get(earlier.task_id, user), replayed=True)
         except GoneError as error:
             raise GoneError(error.tombstone, by_key=True) from None
+        except UnknownTaskError:  # kept for less long than its key
+            raise ForgottenError(earlier.task_id) from None
 
     async def get(self, task_id: str, user: str | None) -> Task:
         """The task. Raises `UnknownTaskError` and `GoneError`."""

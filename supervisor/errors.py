@@ -1,5 +1,7 @@
 """What the supervisor refuses, and why. `intermission.supervisor.routes.problems` turns each into an HTTP answer."""
 
+from typing import Final
+
 from intermission.state.models import Quota, Task, Tombstone, Usage
 from intermission.state.status import Event
 
@@ -22,14 +24,23 @@ class UnknownTaskError(SupervisorError):
         super().__init__(f"there is no task {task_id}")
 
 
+_BY_KEY: Final = ", and it is what this Idempotency-Key stands for: start another under another key"
+
+
 class GoneError(SupervisorError):
     """The task was terminated or deleted; its tombstone is all that is left."""
 
     def __init__(self, tombstone: Tombstone, *, by_key: bool = False) -> None:
         """``by_key``: somebody wanted to start a task, and not to have this one."""
-        advice = ", and it is what this Idempotency-Key stands for: start another under another key" if by_key else ""
-        super().__init__(f"the task {tombstone.id} is gone{advice}")
+        super().__init__(f"the task {tombstone.id} is gone{_BY_KEY if by_key else ''}")
         self.tombstone = tombstone
+
+
+class ForgottenError(SupervisorError):
+    """The task that an Idempotency-Key stands for is gone, and so is its tombstone."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"the task {task_id} is gone{_BY_KEY}")
 
 
 def there(found: Task | Tombstone) -> Task:

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -82,6 +83,17 @@ async def test_of_a_task_that_is_gone(server: Server) -> None:
     gone = problem(await start(server, "gone", {"steps": 1_000_000}), 410, "gone")
     assert gone["id"] == first.json["id"]
     assert "under another key" in gone["detail"]
+
+
+async def test_of_a_task_that_is_forgotten(tmp_path: Path) -> None:
+    """A task is kept for less long than its key: a start says so, and not that there is none of the name."""
+    async with playing(tmp_path, INTERMISSION_RETENTION_DAYS=f"{1 / 86_400:.12f}") as brief:
+        first = await start(brief, "brief", {"steps": 1, "delay_s": 0})
+        await brief.until(first.json["id"], lambda task: task["status"] == 404)
+        forgotten = problem(await start(brief, "brief", {"steps": 1, "delay_s": 0}), 410, "gone")
+        assert first.json["id"] in forgotten["detail"]
+        assert "under another key" in forgotten["detail"]
+        problem(await start(brief, "brief", {"steps": 2}), 422, "key-reused")
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256, "\xe9"])

@@ -16,6 +16,7 @@ from intermission.supervisor.errors import (
     AmbiguousError,
     ConflictError,
     CrowdedError,
+    ForgottenError,
     GoneError,
     HandlerError,
     HeldError,
@@ -45,6 +46,7 @@ _DETAILS: Final = {
 _PLAIN: Final[dict[type[Exception], tuple[int, str]]] = {
     UnknownServiceError: (404, "unknown-service"),
     UnknownTaskError: (404, "unknown-task"),
+    ForgottenError: (410, "gone"),
     NoneEligibleError: (404, "none-eligible"),
     AmbiguousError: (409, "several-tasks"),
     InUseError: (409, "in-use"),
