@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import structlog
 from aiohttp import web
@@ -25,6 +25,7 @@ from intermission.supervisor import memory
 from intermission.supervisor.config import Config
 from intermission.supervisor.core import Supervisor
 from intermission.supervisor.crowd import Crowd
+from intermission.supervisor.logs import Seldom
 from intermission.supervisor.places import Places
 from intermission.supervisor.process import ring, wire
 from intermission.supervisor.process.generation import Generation, OccupiedError
@@ -32,6 +33,7 @@ from intermission.supervisor.process.launcher import LaunchError
 from intermission.supervisor.process.local import LocalLauncher
 from intermission.supervisor.routes.application import make_app
 from intermission.supervisor.routes.connection import Connection, Http
+from intermission.supervisor.routes.connections import Connections
 from intermission.supervisor.routes.direct import FAST
 from intermission.supervisor.threads import staffed
 
@@ -39,7 +41,13 @@ _OLDEST_KERNEL: Final = (5, 4)
 _FDS_PER_CHILD: Final = 4
 _FDS_PER_UPLOAD: Final = 9
 """Its pipe, the ring of its body, both also as its child gets them, and the client's socket twice."""
+_FDS_PER_CONNECTION: Final = 2
+"""The client's socket, and what is read for it: a file that it gets, a log that it follows."""
 _FDS_BESIDE: Final = 256
+_CONNECTIONS: Final = 4096
+"""As many may be open beside those of uploads, where the limit of descriptors has room for them."""
+_LEAST_CONNECTIONS: Final = 32
+"""As many as are among what is beside."""
 _DAY_S: Final = 86_400.0
 _SYNCS_AT_ONCE: Final = 8
 """More would not make a disk faster; a journal takes what comes together in one commit."""
@@ -55,6 +63,7 @@ reads it only once it has sent everything or can send no more: so late its user 
 _MOST_OF_A_LINE: Final = 24 << 10
 """In the head of a request. More than the longest name and the longest list of parts that an upload may have, so that
 what is too long for us gets an answer of ours."""
+_NOT_ACCEPTED: Final = "socket.accept() out of system resource"
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 _log = structlog.get_logger()
 
@@ -67,23 +76,24 @@ def serve(config: Config) -> int:
     """Run the server until SIGTERM or SIGINT; the exit code."""
     try:
         _check_platform()
-        _raise_descriptor_limit(config)
+        connections = Connections(_raise_descriptor_limit(config))
         memory.keep_freed()
-        asyncio.run(_serve(config))
+        asyncio.run(_serve(config, connections))
     except (StartError, OccupiedError, LaunchError, StoreError) as error:
         sys.stderr.write(f"intermission: {error}\n")
         return 1
     return 0
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, connections: Connections) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_Complaints())
     for number in _STOPPING:
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
     try:
         async with contextlib.AsyncExitStack() as stack:
-            address = await _unless(stop, stack.enter_async_context(_running(config)))
+            address = await _unless(stop, stack.enter_async_context(_running(config, connections)))
             if address is not None:
                 _log.info("listening", address=address, data_dir=str(config.data_dir), max_running=config.max_running)
                 await stop.wait()
@@ -93,6 +103,20 @@ async def _serve(config: Config) -> None:
         # then kill us in the middle of our own end: from here on they are ignored.
         for number in _STOPPING:
             signal.signal(number, signal.SIG_IGN)
+
+
+class _Complaints:
+    """What goes wrong in the loop itself."""
+
+    def __init__(self) -> None:
+        self._seldom = Seldom()
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log it as asyncio does, but not each of the hundred times a second that it tries to accept a connection."""
+        if context["message"] == _NOT_ACCEPTED:
+            self._seldom.warning("no connection can be accepted", error=str(context["exception"]))
+        else:
+            loop.default_exception_handler(context)
 
 
 async def _unless(stop: asyncio.Event, start: Coroutine[object, object, str]) -> str | None:
@@ -108,7 +132,7 @@ async def _unless(stop: asyncio.Event, start: Coroutine[object, object, str]) ->
 
 
 @contextlib.asynccontextmanager
-async def _running(config: Config) -> AsyncIterator[str]:
+async def _running(config: Config, connections: Connections) -> AsyncIterator[str]:
     """Everything from the data folder to the open port."""
     places = _places(config)
     generation = _claim(config.data_dir, config.database_path)
@@ -149,7 +173,7 @@ async def _running(config: Config) -> AsyncIterator[str]:
         port = stack.enter_context(contextlib.ExitStack())
         # Before the port closes: who waits for a pause gets its answer, and a load balancer sees that we are not ready.
         stack.push_async_callback(supervisor.drain, config.drain_s)
-        address = await _listen(runner, config, port)
+        address = await _listen(runner, config, connections, port)
         await supervisor.open()  # after the port: one that is taken must be noticed before anything is launched
         yield address
 
@@ -197,7 +221,7 @@ def _import(hello: wire.Hello) -> registry.Registry:
     return handlers
 
 
-async def _listen(runner: web.AppRunner, config: Config, port: contextlib.ExitStack) -> str:
+async def _listen(runner: web.AppRunner, config: Config, connections: Connections, port: contextlib.ExitStack) -> str:
     """The address, on which requests come from now on until ``port`` is closed."""
     manager = cast("web.Server", runner.server)  # it has been set up
     loop = asyncio.get_running_loop()
@@ -211,7 +235,7 @@ async def _listen(runner: web.AppRunner, config: Config, port: contextlib.ExitSt
             max_line_size=_MOST_OF_A_LINE,
             max_field_size=_MOST_OF_A_LINE,
         )
-        return Connection(http)
+        return Connection(http, connections)
 
     try:
         server = await loop.create_server(connected, config.host, config.port, backlog=_BACKLOG)
@@ -247,12 +271,19 @@ def _check_platform() -> None:
         raise StartError(message)
 
 
-def _raise_descriptor_limit(config: Config) -> None:
-    """Room for a pipe and a few files per child; refused here, not by a start that fails at the thousandth."""
+def _raise_descriptor_limit(config: Config) -> int:
+    """Room for a pipe and a few files per child; refused here, not by a start that fails at the thousandth.
+
+    How many connections may be open, so that this room stays free.
+    """
     needed = config.max_running * _FDS_PER_CHILD + config.max_uploads * _FDS_PER_UPLOAD + _FDS_BESIDE
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and needed > hard:
+    wanted = needed + _CONNECTIONS * _FDS_PER_CONNECTION
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (sys.maxsize if limit == resource.RLIM_INFINITY else limit for limit in limits)
+    if needed > hard:
         settings = f"INTERMISSION_MAX_RUNNING={config.max_running} with INTERMISSION_MAX_UPLOADS={config.max_uploads}"
         raise StartError(f"{settings} needs {needed} file descriptors, and the limit is {hard}")
-    if soft != resource.RLIM_INFINITY and needed > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    if wanted > soft:
+        soft = min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, limits[1]))
+    return config.max_uploads + _LEAST_CONNECTIONS + (min(soft, wanted) - needed) // _FDS_PER_CONNECTION

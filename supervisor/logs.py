@@ -5,6 +5,7 @@ Both take one road: processors here, one handler on the root logger, one line on
 
 import logging
 import sys
+import time
 from typing import Final
 
 import structlog
@@ -13,6 +14,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from intermission.supervisor.config import LogFormat, LogLevel
 
 _TRACEBACKS: Final = frozenset({"exception", "stack"})
+_SELDOM_S: Final = 60.0
 
 
 def configure(level: LogLevel, log_format: LogFormat) -> None:
@@ -49,6 +51,19 @@ def configure(level: LogLevel, log_format: LogFormat) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+class Seldom:
+    """Tells what a crowd of clients makes happen at every moment: once a minute, or the log would fill the disk."""
+
+    def __init__(self) -> None:
+        self._not_before = 0.0
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Log it, if nothing was a moment ago."""
+        if time.monotonic() >= self._not_before:
+            self._not_before = time.monotonic() + _SELDOM_S
+            structlog.get_logger(__name__).warning(event, **fields)
 
 
 def _rendering(log_format: LogFormat) -> list[Processor]:

@@ -1,10 +1,12 @@
-"""What stands between a client's connection and aiohttp, for the two ends that aiohttp makes too soon.
+"""What stands between a client's connection and aiohttp, for the ends that aiohttp makes too soon or too late.
 
 A client may say that it sends no more once its request is out (``shutdown(SHUT_WR)``; ``nc -N`` does): aiohttp takes
 that for its farewell, closes, and forgets a body that it has read already. Here such a request is answered first.
 
 And what a client still sends when it has been answered is read for a while, or it would meet a reset in place of the
 answer. aiohttp bounds that in time; here it is bounded in bytes too.
+
+A client that begins a request, or only a connection, must come to the end of the head: aiohttp would wait for an hour.
 """
 
 import asyncio
@@ -17,8 +19,11 @@ from aiohttp.http import HttpProcessingError
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.typedefs import Handler
 
+from intermission.supervisor.routes.connections import Connections
 from intermission.supervisor.routes.problems import Problem
 
+HEAD_WITHIN_S: Final = 30.0
+"""How long the head of a request may take from its first byte, or, of the first one, from the connection on."""
 MOST_UNWANTED_BYTES: Final = 256 << 20
 """How much of a body that nobody wants is read before the connection is closed."""
 LAST_BYTES: Final = web.RequestKey("last_bytes", bytes)
@@ -72,23 +77,43 @@ def _sign(response: web.StreamResponse) -> None:
     response.headers["Server"] = "intermission"
 
 
+def _late_head() -> bytes:
+    """What is said where aiohttp knows of no request yet, and so of nobody to answer."""
+    detail = f"the head of a request must be complete within {HEAD_WITHIN_S:g} s: send it again"
+    response = Problem(408, "head-too-slow", detail).response()
+    _sign(response)
+    body = cast("bytes", response.body)
+    fields = {**response.headers, "Content-Length": str(len(body)), "Connection": "close"}
+    lines = [f"HTTP/1.1 {response.status} {response.reason}", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
 class Connection(asyncio.Protocol):
     """One connection, on its way to aiohttp's protocol."""
 
-    def __init__(self, http: asyncio.Protocol) -> None:
+    def __init__(self, http: asyncio.Protocol, others: Connections) -> None:
         self._http = http
+        self._others = others
         self._transport: asyncio.Transport | None = None
         self._request: web.Request | None = None
         self._unwanted: int | None = None
+        self._begun = False
+        """Whether something has come of a head."""
+        self._due: float | None = None
+        """When the head must be complete; None where none has begun."""
+        self._timer: asyncio.TimerHandle | None = None
 
     @contextmanager
     def answering(self, request: web.Request) -> Iterator[None]:
         """While this request is under way."""
         self._request = request
+        self._begun, self._due = False, None  # its head has come; the timer is left to find that out
+        self._others.busy(self)
         try:
             yield
         finally:
             self._request = None
+            self._others.idle(self)
 
     def refuse(self) -> None:
         """Take little more of the body: its request has been answered, and nothing follows."""
@@ -98,7 +123,11 @@ class Connection(asyncio.Protocol):
         """It is open."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.max_size = _READ_BYTES  # type: ignore[attr-defined]  # asyncio's own, which others may not have
+        if not self._others.enter(self):
+            self.drop()
+            return
         self._http.connection_made(transport)
+        self._await_head()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
@@ -107,6 +136,10 @@ class Connection(asyncio.Protocol):
             if self._unwanted < 0:
                 self._close()
                 return
+        elif self._request is None:
+            self._begun = True
+            if self._due is None:
+                self._await_head()
         self._http.data_received(data)
 
     def eof_received(self) -> bool:
@@ -129,7 +162,38 @@ class Connection(asyncio.Protocol):
         if request is not None and request.content.exception() is None and not request.content.is_eof():
             with suppress(RuntimeError):  # somebody waits for more, so there is nothing
                 request[LAST_BYTES] = request.content.read_nowait()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._others.leave(self)
         self._http.connection_lost(exc)
+
+    def drop(self) -> None:
+        """Close it at once, whatever the client has not read yet."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _await_head(self) -> None:
+        """From now on it must come in time. One timer does for all requests that come before it is up."""
+        loop = asyncio.get_running_loop()
+        self._due = loop.time() + HEAD_WITHIN_S
+        if self._timer is None:
+            self._timer = loop.call_at(self._due, self._check_head)
+
+    def _check_head(self) -> None:
+        """Look whether a head is late: who has sent some of it is told, who has sent nothing is not."""
+        self._timer = None
+        loop, transport = asyncio.get_running_loop(), self._transport
+        if self._due is None or transport is None:
+            return
+        if loop.time() < self._due:
+            self._timer = loop.call_at(self._due, self._check_head)
+            return
+        if self._begun and not transport.is_closing():
+            transport.write(_late_head())
+        if transport.get_write_buffer_size():  # it reads as little as it sends
+            transport.abort()
+        else:
+            transport.close()
 
     def _end(self) -> None:
         """Let a request that came whole be the last; close at once where there is none, or one without a body.

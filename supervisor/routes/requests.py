@@ -1,5 +1,6 @@
 """What a request says, checked: its body, its query, its preferences. And how JSON is answered."""
 
+import asyncio
 import hashlib
 import json
 import re
@@ -19,6 +20,8 @@ from intermission.supervisor.routes.problems import Problem, misfit
 from intermission.supervisor.routes.shapes import ID_PATTERN, TaskId
 
 MAX_BODY_BYTES: Final = 1 << 20
+BODY_WITHIN_S: Final = 60.0
+"""How long a body may take that is no data of an upload."""
 MAX_WAIT_S: Final = 60.0
 _ID: Final = re.compile(ID_PATTERN)
 _WAIT: Final = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d+)"?(?=\s*(?:[,;]|$))', re.ASCII | re.IGNORECASE)
@@ -99,7 +102,7 @@ def key(request: web.Request, asked: object) -> Key | None:
 
 
 async def json_body(request: web.Request, files: Sequence[str] = ()) -> Any:
-    """The body as parsed JSON; an empty one is an empty object. Raises `Problem` (400, 413, 415).
+    """The body as parsed JSON; an empty one is an empty object. Raises `Problem` (400, 408, 413, 415).
 
     ``files`` are the types of what could have been sent instead.
     """
@@ -124,8 +127,12 @@ async def _body(request: web.Request) -> bytes:
         raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, announced)
     bodies.check_encoding(request)
     try:
-        await go_on(request)
-        return await request.read()
+        async with asyncio.timeout(BODY_WITHIN_S):
+            await go_on(request)
+            return await request.read()
+    except TimeoutError:
+        detail = f"the body must be complete within {BODY_WITHIN_S:g} s: send it again"
+        raise Problem(408, "body-too-slow", detail) from None
     except web.RequestPayloadError:
         raise Problem(400, "malformed-body", "the body is not what its Transfer-Encoding says") from None
     except ConnectionError:  # there is nobody left to read this, but it is no mistake of ours either

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 import pytest_asyncio
+from fault_tools import logs, until_logged
 from harness import Server, problem, until
 from upload_tools import MIB, data, newest, resume, sha256, upload
 from verb_tools import nothing_left, playing
@@ -101,3 +102,17 @@ async def test_an_upload_without_its_room(server: Server, spare: int) -> None:
         answer = await server.ask("POST", "/upload/start", headers={"Upload-Length": str(len(CONTENT))})
     assert answer.status == 201
     assert (await resume(server, answer.json["id"], CONTENT, 0)).json["result"]["sha256"] == sha256(CONTENT)
+
+
+async def test_no_connection_can_be_accepted(server: Server) -> None:
+    """Is told once, however often it is tried; who waits is served when one can be."""
+    host, _, port = server.url.removeprefix("http://").rpartition(":")
+    with left(server, 0):
+        crowd = [await asyncio.open_connection(host, int(port)) for _ in range(10)]
+        await until_logged(server, "no connection can be accepted")
+        await asyncio.sleep(2.5)  # a loop tries again each second
+    for reader, writer in crowd:
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+    assert (logs(server, "no connection can be accepted"), logs(server, "out of system resource")) == (1, 0)
