@@ -289,11 +289,23 @@ async def test_a_wrong_offset(server: Server, offset: int) -> None:
     before = await server.task(task_id)
     headers = {"Upload-Offset": str(offset)}
     answer = await server.ask("POST", f"/upload/resume?task={task_id}", data=b"", headers=headers)
-    said = problem(answer, 413, "too-long") if offset > len(CONTENT) else problem(answer, 409, "offset")
-    if answer.status == 409:
-        assert (said["offset"], answer.headers["Upload-Offset"]) == (HALF, str(HALF))
+    said = problem(answer, 409, "offset")
+    assert (said["offset"], answer.headers["Upload-Offset"]) == (HALF, str(HALF))
     assert await server.task(task_id) == before
     assert len(await attempts(server, task_id)) == 1
+
+
+@pytest.mark.parametrize(("offset", "body"), [(8, b"data"), (20, b""), (20, b"data")])
+async def test_a_wrong_offset_is_told_before_a_wrong_size(server: Server, offset: int, body: bytes) -> None:
+    """Where the data goes on is what its client has to know; that it would come to too much follows from it."""
+    created = await server.ask("POST", "/upload/start", headers={"Upload-Length": "10"})
+    path = f"/upload/resume?task={created.json['id']}"
+    answer = await server.ask("POST", path, data=body, headers={"Upload-Offset": str(offset)})
+    assert problem(answer, 409, "offset")["offset"] == 0
+    assert answer.headers["Upload-Offset"] == "0"
+    answer = await server.ask("POST", path, data=b"eleven byte", headers={"Upload-Offset": "0"})
+    problem(answer, 413, "too-long")
+    assert answer.headers["Upload-Length"] == "10"
 
 
 @pytest.mark.parametrize("offset", ["-1", "+5", "1e3", "5 6", "", "abc", str(2**63), "9" * 40])

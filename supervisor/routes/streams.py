@@ -14,9 +14,9 @@ from intermission.handlers.body import MAX_SIZE
 from intermission.handlers.registry import AnyHandler
 from intermission.handlers.schema import Invalid
 from intermission.state.models import Task
-from intermission.state.status import Reason, Status
+from intermission.state.status import Event, Reason, Status
 from intermission.supervisor.core import Start
-from intermission.supervisor.errors import OffsetError, SupervisorError
+from intermission.supervisor.errors import ConflictError, OffsetError, SupervisorError
 from intermission.supervisor.inputs import UPLOAD
 from intermission.supervisor.routes import (
     again,
@@ -204,7 +204,7 @@ def _is_to_come(request: web.Request) -> bool:
     return bool(bodies.count(request, "Upload-Length")) and not bodies.has_body(request)
 
 
-@Operation(
+RESUMING: Final = Operation(
     query=(requests.OneOf,),
     headers=(requests.Waiting, Continuing, digests.Covering, digests.Wanting),
     body="application/octet-stream",
@@ -212,6 +212,10 @@ def _is_to_come(request: web.Request) -> bool:
     problems=(400, 404, 408, 409, 410, 413, 415, 422, 503, 507),
     sends=answers.SENDS,
 )
+"""A resume, which may bring data."""
+
+
+@RESUMING
 async def resume(request: web.Request, task: Task) -> web.StreamResponse:
     """Go on with the task's data: the body, from Upload-Offset on.
 
@@ -225,17 +229,18 @@ async def resume(request: web.Request, task: Task) -> web.StreamResponse:
             raise bodies.offset_required()
         return await answers.resume(request, task.id)
     _check_media(request)
+    bringing = Delivery(offset=offset, checksum=digests.of_content(request))
+    task = await resource.vacant(request, task)
+    if task.status is Status.COMPLETED:
+        if offset != received(task) or bodies.has_body(request):
+            raise ConflictError(task, Event.RESUME)
+        return answers.task(request, task)  # only the answer was lost, to a client or to the last generation
+    if offset != (place := received(task)):  # first of all: from a wrong place every size would be wrong
+        raise OffsetError(task, place)
     size = announced(task)
     if size is None and not bodies.has_body(request):
-        if offset != (place := received(task)):
-            raise OffsetError(task, place)
         return await answers.resume(request, task.id)
-    bringing = Delivery(offset=offset, checksum=digests.of_content(request))
     await upload_limits.check_size(request, size, bodies.body_length(request), offset, task.id)
-    if offset == size and not bodies.has_body(request):
-        task = await resource.vacant(request, task)
-        if task.status is Status.COMPLETED:  # only the answer was lost, to a client or to the last generation
-            return answers.task(request, task)
     return await _told(request, await delivery.deliver(request, task, bringing), created=False)
 
 
