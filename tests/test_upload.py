@@ -295,6 +295,21 @@ async def test_a_wrong_offset(server: Server, offset: int) -> None:
     assert len(await attempts(server, task_id)) == 1
 
 
+async def test_by_its_id(server: Server) -> None:
+    """A resume takes what it takes at the service's address: nothing is dropped, and no mistake goes unseen."""
+    created = await server.ask("POST", "/upload/start", headers={"Upload-Length": str(len(CONTENT))})
+    path = f"/tasks/{created.json['id']}/resume"
+    problem(await server.ask("POST", path, data=b"data"), 400, "offset-required")
+    problem(await server.ask("POST", path, data=b"data", headers={"Upload-Offset": "7"}), 409, "offset")
+    first = await server.ask("POST", path, data=io.BytesIO(CONTENT[:HALF]), headers={"Upload-Offset": "0"})
+    assert (first.status, first.json["reason"], first.headers["Upload-Offset"]) == (200, "awaiting_data", str(HALF))
+    await server.verb(created.json["id"], "pause")
+    assert (await server.ask("POST", path)).json["reason"] == "awaiting_data"
+    expecting = {"Upload-Offset": str(HALF), "Expect": "100-continue"}
+    last = await server.ask("POST", path, data=io.BytesIO(CONTENT[HALF:]), headers=expecting)
+    assert (last.status, last.json["result"]["sha256"]) == (200, sha256(CONTENT))
+
+
 @pytest.mark.parametrize(("offset", "body"), [(8, b"data"), (20, b""), (20, b"data")])
 async def test_a_wrong_offset_is_told_before_a_wrong_size(server: Server, offset: int, body: bytes) -> None:
     """Where the data goes on is what its client has to know; that it would come to too much follows from it."""

@@ -4,7 +4,7 @@ import contextlib
 import re
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from intermission.handlers.base import LONGEST_S, MOST_ERRORS, Retry
 from intermission.handlers.schema import Fault, Invalid, Schema
 from intermission.state.models import RetryPolicy
-from intermission.supervisor.routes import answers, digests, lists, requests, shapes, views
+from intermission.supervisor.routes import answers, digests, lists, requests, shapes, streams, views
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.operation import Operation
@@ -105,8 +105,9 @@ def add(app: web.Application) -> None:
     app.router.add_post("/tasks", start, expect_handler=requests.later)
     app.router.add_get("/tasks/{id}", show)
     app.router.add_delete("/tasks/{id}", delete)
-    for verb in answers.VERBS:
-        app.router.add_post(f"/tasks/{{id}}/{verb}", _verb(verb))
+    app.router.add_post("/tasks/{id}/pause", _verb("pause"))
+    app.router.add_post("/tasks/{id}/resume", resume, expect_handler=requests.later)
+    app.router.add_post("/tasks/{id}/terminate", _verb("terminate"))
     app.router.add_get("/tasks/{id}/attempts", attempts)
     app.router.add_get("/tasks/{id}/events", events)
 
@@ -214,3 +215,17 @@ def _verb(verb: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
 
     told.__name__, told.__doc__ = verb, act.__doc__
     return told
+
+
+@replace(streams.RESUMING, path=(requests.OfTask,), query=())
+async def resume(request: web.Request) -> web.StreamResponse:
+    """Let the task go on where it stopped; that of a stream service with more of its data.
+
+    With a wait, the answer comes when it rests again. A stream service's may bring data, the body, from Upload-Offset
+    on: 200 when it is durable. Without both, only a pause is lifted: 200, for the task then awaits its data.
+    """
+    requests.query(request)
+    task = await answers.found(request)
+    if task.stream:
+        return await streams.resume(request, task)
+    return await answers.resume(request, task.id)
