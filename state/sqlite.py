@@ -40,8 +40,12 @@ _WITH_CHILD: Final = (
     f"SELECT {rows.WHOLE} FROM tasks AS t INDEXED BY tasks_moving {rows.WITH_CHECKPOINT} "
     f"WHERE {lists.IS_MOVING} AND status IN ({', '.join(repr(str(s)) for s in sorted(WITH_CHILD))}) ORDER BY t.id"
 )
-_ATTEMPTS: Final = f"SELECT {rows.ATTEMPT_COLUMNS} FROM attempts WHERE task_id = ? ORDER BY attempt"
-_EVENTS: Final = f"SELECT id, {rows.EVENT_COLUMNS} FROM events WHERE task_id = ? ORDER BY id"
+_ALL: Final = -1
+"""As a LIMIT, to SQLite."""
+_ATTEMPTS: Final = (
+    f"SELECT {rows.ATTEMPT_COLUMNS} FROM attempts WHERE task_id = ? AND attempt > ? ORDER BY attempt LIMIT ?"
+)
+_EVENTS: Final = f"SELECT id, {rows.EVENT_COLUMNS} FROM events WHERE task_id = ? AND id > ? ORDER BY id LIMIT ?"
 _USERS: Final = "SELECT task_id FROM uses WHERE upload_id = ? ORDER BY task_id LIMIT ?"
 _NEXT_DUE: Final = """
 SELECT (SELECT min(due_at) FROM tasks INDEXED BY tasks_retrying WHERE status = 'retrying'),
@@ -175,16 +179,18 @@ class SqliteStore:
         """See `Store.with_child`."""
         return await self._read(self._lists, lambda db: list(rows.readable(db.execute(_WITH_CHILD).fetchall())))
 
-    async def attempts(self, task_id: str) -> list[Attempt]:
+    async def attempts(self, task_id: str, after: int = 0, limit: int | None = None) -> list[Attempt]:
         """See `Store.attempts`."""
+        asked = (task_id, after, _ALL if limit is None else limit)
         return await self._read(
-            self._lists, lambda db: [rows.attempt(row) for row in db.execute(_ATTEMPTS, (task_id,)).fetchall()]
+            self._lists, lambda db: [rows.attempt(row) for row in db.execute(_ATTEMPTS, asked).fetchall()]
         )
 
-    async def events(self, task_id: str) -> list[EventRecord]:
+    async def events(self, task_id: str, after: int = 0, limit: int | None = None) -> list[EventRecord]:
         """See `Store.events`."""
+        asked = (task_id, after, _ALL if limit is None else limit)
         return await self._read(
-            self._lists, lambda db: [rows.event(row) for row in db.execute(_EVENTS, (task_id,)).fetchall()]
+            self._lists, lambda db: [rows.event(row) for row in db.execute(_EVENTS, asked).fetchall()]
         )
 
     async def find_events(self, user: str | None, before: int | None, limit: int) -> EventPage:

@@ -129,11 +129,11 @@ class Store(Protocol):
     async def with_child(self) -> list[Task]:
         """The tasks whose status says that they may have a process; for recovery at start."""
 
-    async def attempts(self, task_id: str) -> list[Attempt]:
-        """Every attempt of a task, oldest first."""
+    async def attempts(self, task_id: str, after: int = 0, limit: int | None = None) -> list[Attempt]:
+        """The attempts of a task, oldest first: those after this one, ``limit`` at most."""
 
-    async def events(self, task_id: str) -> list[EventRecord]:
-        """The history of a task, oldest first."""
+    async def events(self, task_id: str, after: int = 0, limit: int | None = None) -> list[EventRecord]:
+        """The history of a task, oldest first: ids greater than ``after``, ``limit`` at most."""
 
     async def find_events(self, user: str | None, before: int | None, limit: int) -> EventPage:
         """One page of the history of all of a user's tasks, or everybody's for None; ids smaller than ``before``."""

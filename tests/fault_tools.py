@@ -57,20 +57,12 @@ async def child(server: Server, task_id: str, other_than: int | None = None) -> 
 
 async def outcomes(server: Server, task_id: str) -> list[str | None]:
     """How each attempt ended; None for one that has not."""
-    answer = await server.ask("GET", f"/tasks/{task_id}/attempts")
-    return [attempt["outcome"] for attempt in answer.json["items"]]
+    return [attempt["outcome"] for attempt in await server.items(f"/tasks/{task_id}/attempts")]
 
 
 async def every_task(server: Server) -> list[Json]:
     """All tasks, newest first."""
-    found: list[Json] = []
-    cursor = ""
-    while True:
-        page = (await server.ask("GET", f"/tasks?limit=200{cursor}")).json
-        found += page["items"]
-        if page["next"] is None:
-            return found
-        cursor = f"&cursor={page['next']}"
+    return await server.items("/tasks")
 
 
 def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:

@@ -179,6 +179,17 @@ class Server:
         task: Json = answer.json
         return task
 
+    async def items(self, path: str) -> list[Json]:
+        """All that a list has, page by page."""
+        found: list[Json] = []
+        cursor: dict[str, str] = {}
+        while True:
+            page = (await self.ask("GET", path, params={"limit": "200", **cursor})).json
+            found += page["items"]
+            if page["next"] is None:
+                return found
+            cursor = {"cursor": page["next"]}
+
     async def verb(self, task_id: str, verb: str, wait_s: int | None = None) -> Answer:
         """Pause, resume or terminate."""
         headers = {} if wait_s is None else {"Prefer": f"wait={wait_s}"}

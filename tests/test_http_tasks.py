@@ -578,3 +578,31 @@ async def test_events(server: Server) -> None:
     order = [(event["id"], event["at"]) for event in answer["items"]]
     assert order == sorted(order)
     assert len({event["id"] for event in answer["items"]}) == len(order)
+
+
+@pytest.mark.parametrize("of", ["attempts", "events"])
+async def test_a_long_history(server: Server, of: str) -> None:
+    """Comes in pages, oldest first, whose cursors lead through all of it once."""
+    created = await server.ask("POST", "/upload/start", headers={"Upload-Length": "60"})
+    task_id = created.json["id"]
+    for offset in range(60):
+        path = f"/upload/resume?task={task_id}"
+        answer = await server.ask("POST", path, data=b"x", headers={"Upload-Offset": str(offset)})
+        assert answer.status == 200
+    path, key = f"/tasks/{task_id}/{of}", {"attempts": "attempt", "events": "id"}[of]
+    first = (await server.ask("GET", path)).json
+    assert len(first["items"]) == 50
+    found, cursor = list[int](), ""
+    while True:
+        page = (await server.ask("GET", f"{path}?limit=7{cursor}")).json
+        found += [item[key] for item in page["items"]]
+        if page["next"] is None:
+            break
+        assert len(page["items"]) == 7
+        cursor = f"&cursor={page['next']}"
+    assert found == sorted(set(found))
+    assert found == [item[key] for item in await server.items(path)]
+    assert found[:50] == [item[key] for item in first["items"]]
+    assert len(found) == {"attempts": 60, "events": 121}[of]
+    for query in ("limit=0", "limit=201", "limit=x", "cursor=x", "cursor=-1", "after=1"):
+        problem(await server.ask("GET", f"{path}?{query}"), 422, "invalid")

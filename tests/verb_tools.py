@@ -51,20 +51,17 @@ async def tasks(server: Server, *statuses: str, **filters: str) -> list[Json]:
 
 async def attempts(server: Server, task_id: str) -> list[Json]:
     """Each attempt of a task, oldest first."""
-    items: list[Json] = (await server.ask("GET", f"/tasks/{task_id}/attempts")).json["items"]
-    return items
+    return await server.items(f"/tasks/{task_id}/attempts")
 
 
 async def events(server: Server, task_id: str) -> dict[str, int]:
     """The id of the last event of each name; ids grow over all tasks."""
-    items = (await server.ask("GET", f"/tasks/{task_id}/events")).json["items"]
-    return {item["event"]: item["id"] for item in items}
+    return {item["event"]: item["id"] for item in await server.items(f"/tasks/{task_id}/events")}
 
 
 async def history(server: Server, task_id: str) -> list[tuple[str, str]]:
     """Each event of a task with the status after it."""
-    items = (await server.ask("GET", f"/tasks/{task_id}/events")).json["items"]
-    return [(item["event"], item["status"]) for item in items]
+    return [(item["event"], item["status"]) for item in await server.items(f"/tasks/{task_id}/events")]
 
 
 async def log(server: Server, task_id: str) -> str:

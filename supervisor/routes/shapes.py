@@ -25,6 +25,8 @@ ErrorKind = Annotated[
 ]
 JsonSchema = Annotated[Any, WithJsonSchema({"type": "object", "description": "JSON Schema, draft 2020-12"})]
 
+_Next = Annotated[str | None, Field(description="The `cursor` of the next page")]
+
 _documented = with_config(use_attribute_docstrings=True)
 
 
@@ -185,10 +187,10 @@ class Attempt(TypedDict):
 
 
 class Attempts(TypedDict):
-    """Every attempt, oldest first."""
+    """One page of a task's attempts, oldest first."""
 
     items: list[Attempt]
-    next: None
+    next: _Next
 
 
 @_documented
@@ -209,17 +211,17 @@ class HistoryEvent(TypedDict):
 
 
 class Events(TypedDict):
-    """A history, oldest first."""
+    """One page of a task's history, oldest first."""
 
     items: list[HistoryEvent]
-    next: None
+    next: _Next
 
 
 class EventPage(TypedDict):
     """One page of what happened, newest first."""
 
     items: list[HistoryEvent]
-    next: Annotated[str | None, Field(description="The `cursor` of the next page")]
+    next: _Next
 
 
 @_documented

@@ -179,24 +179,36 @@ async def delete(request: web.Request) -> web.StreamResponse:
     return web.Response(status=204)
 
 
-@Operation(path=(requests.OfTask,), answers={200: shapes.Attempts}, problems=_READ_PROBLEMS)
+@Operation(
+    path=(requests.OfTask,), query=(lists.Limit, lists.Before), answers={200: shapes.Attempts}, problems=_READ_PROBLEMS
+)
 async def attempts(request: web.Request) -> web.StreamResponse:
     """List a task's attempts, oldest first: how each ended, and what it used."""
-    requests.query(request)
+    after, limit = _after(request)
     task = await answers.found(request)
-    rows = await request.app[SUPERVISOR].store.attempts(task.id)
-    page: shapes.Attempts = {"items": [views.attempt(row) for row in rows], "next": None}
+    rows = await request.app[SUPERVISOR].store.attempts(task.id, after, limit + 1)
+    cursor = str(rows[limit - 1].attempt) if len(rows) > limit else None
+    page: shapes.Attempts = {"items": [views.attempt(row) for row in rows[:limit]], "next": cursor}
     return requests.answer(request, page)
 
 
-@Operation(path=(requests.OfTask,), answers={200: shapes.Events}, problems=_READ_PROBLEMS)
+@Operation(
+    path=(requests.OfTask,), query=(lists.Limit, lists.Before), answers={200: shapes.Events}, problems=_READ_PROBLEMS
+)
 async def events(request: web.Request) -> web.StreamResponse:
     """List what happened to a task, oldest first."""
-    requests.query(request)
+    after, limit = _after(request)
     task = await answers.found(request)
-    rows = await request.app[SUPERVISOR].store.events(task.id)
-    page: shapes.Events = {"items": [views.event(row) for row in rows], "next": None}
+    rows = await request.app[SUPERVISOR].store.events(task.id, after, limit + 1)
+    cursor = str(rows[limit - 1].id) if len(rows) > limit else None
+    page: shapes.Events = {"items": [views.event(row) for row in rows[:limit]], "next": cursor}
     return requests.answer(request, page)
+
+
+def _after(request: web.Request) -> tuple[int, int]:
+    """After which number a page begins, and how many items it may have. Raises `Problem` (422)."""
+    values = requests.query(request, "limit", "cursor")
+    return lists.before(values) or 0, lists.limit(values)
 
 
 def _verb(verb: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

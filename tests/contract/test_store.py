@@ -750,6 +750,9 @@ class TestOverviews:
         assert [attempt.attempt for attempt in attempts] == [1, 2, 3, 4]
         assert [attempt.end for attempt in attempts] == [*ends, None]
         assert await store.attempts(new().id) == []
+        assert await store.attempts(task.id, 1, 2) == attempts[1:3]
+        assert await store.attempts(task.id, 3, 2) == attempts[3:]
+        assert await store.attempts(task.id, 4) == []
 
     async def test_events_oldest_first_numbered_across_tasks(self, store: Store) -> None:
         """Each id is greater than that of everything that happened before, whichever task it happened to."""
@@ -767,6 +770,9 @@ class TestOverviews:
         numbers = [record.id for record in (*first[:2], *second[:2], first[2], second[2], first[3])]
         assert numbers == sorted(set(numbers))
         assert await store.events(new().id) == []
+        assert await store.events(one.id, first[0].id, 2) == first[1:3]
+        assert await store.events(one.id, first[2].id, 2) == first[3:]
+        assert await store.events(one.id, first[3].id) == []
 
 
 class TestFindEvents:
