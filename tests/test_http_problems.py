@@ -558,3 +558,31 @@ async def test_the_database_is_as_it_was(server: Server) -> None:
     """After all of that there is no folder of a task either."""
     assert list((server.data / "tasks").iterdir()) == []
     assert (await server.ask("GET", f"/tasks/{uuid4()}")).status == 404
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "br,\tgzip, chunked"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("POST /tasks", "POST /steps/start", "POST /upload/start", "POST /upload/resume?task={task}"),
+        *("POST /tasks/{task}/resume", "POST /csv/start", "PATCH /upload/files/{task}", "POST /upload/files"),
+    ],
+)
+async def test_a_transfer_coding_that_nobody_undoes(server: Server, line: str, coding: str) -> None:
+    """Is 501 (RFC 9112, section 6.1) wherever a body is taken: its bytes are not what was meant."""
+    created = (await server.ask("POST", "/upload/start", headers={"Upload-Length": "10"})).json
+    kind = {"/tasks": "application/json", "/steps/start": "application/json", "/csv/start": "text/csv"}
+    path = line.split()[1]
+    tus = "/upload/files" in path
+    headers = [
+        f"Content-Type: {kind.get(path, 'application/offset+octet-stream' if tus else 'text/plain')}",
+        *(["Upload-Offset: 0"] if "{task}" in path else []),
+        *(["Tus-Resumable: 1.0.0"] if tus else []),
+        *(["Upload-Length: 4"] if path == "/upload/files" else []),
+    ]
+    body = b"4\r\ngzip\r\n0\r\n\r\n"
+    said = line.replace("{task}", created["id"])
+    answer = await server.exactly(said, *headers, f"Transfer-Encoding: {coding}", body=body)
+    problem(answer, 501, "unknown-transfer-coding")
+    assert await server.task(created["id"]) == created
+    assert (await server.verb(created["id"], "terminate")).status == 200

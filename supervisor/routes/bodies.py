@@ -101,7 +101,10 @@ def named(parameters: Mapping[str, str], name: str) -> str | None:
 
 
 def check_encoding(request: web.Request) -> None:
-    """Refuse a body that is packed: what is counted and kept are its bytes. Raises `Problem` (415)."""
+    """Refuse a body that is packed: what is counted and kept are its bytes. Raises `Problem` (415, 501)."""
+    coding = ",".join(request.headers.getall("Transfer-Encoding", ["chunked"]))
+    if coding.strip().lower() != "chunked":  # aiohttp undoes the last of several, and leaves the others in the bytes
+        raise Problem(501, "unknown-transfer-coding", "the only Transfer-Encoding that is understood is chunked")
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         detail = "the body has a Content-Encoding: send it as it is"
         raise Problem(415, "unsupported-media-type", detail, headers={"Accept-Encoding": "identity"})

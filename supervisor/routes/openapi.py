@@ -35,14 +35,16 @@ _INFO: Final = {
 }
 _BEARER: Final = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "Its `sub` is the user."}
 _FOREIGN, _NO_TOKEN = 403, 401
-_OF_BODIES: Final = (400, 413, 415, 422)
+_EXPECTATION, _CODING = 417, 501
+_OF_BODIES: Final = (_EXPECTATION, _CODING)
+_OF_PARAMS: Final = (400, 408, 413, 415, 422)
 _PROBLEMS: Final = {
     400: "The body is not JSON in UTF-8 or broke off, or a header is not as it should be.",
     _NO_TOKEN: "There is no token, or it is not valid.",
     _FOREIGN: "The Host is not this machine, or the Origin is not this server; or an upload that is made of parts was "
     "sent bytes.",
     404: "There is no such thing, or it is somebody else's.",
-    408: "Nothing came for too long: resume at `offset`.",
+    408: "Nothing, or too little, came for too long: resume an upload at `offset`, send anything else again.",
     409: "Not now: see `allowed` for what is, `tasks` for those in the way or that could be meant, `offset` for where "
     "to go on.",
     410: "The task is gone.",
@@ -50,11 +52,13 @@ _PROBLEMS: Final = {
     411: "There is neither a body nor a length.",
     412: "The client speaks another version of tus.",
     413: "The body is larger than is taken, or than was announced.",
+    _EXPECTATION: "Expect is something else than 100-continue.",
     415: "The body is of a type that is not taken, or it is packed.",
     416: "Nothing is in that range.",
     422: "Something does not fit: `errors` has every fault.",
     423: "Somebody has paused it, or it has failed: resume it first.",
     460: "The body does not give the checksum that was announced; nothing of it is kept.",
+    _CODING: "The body has another Transfer-Encoding than chunked.",
     503: "The server is starting or stopping, or its database does not answer: try again.",
     507: "The disk is full, or the user has stored as much or begun as many uploads as one may.",
 }
@@ -219,7 +223,9 @@ class _Writer:
         return {"required": "required" in described, "content": {_JSON: {"schema": schema}}}
 
     def _responses(self, path: str, operation: Operation) -> Json:
-        problems = {*operation.problems, *(() if isinstance(operation.body, str | tuple | None) else _OF_BODIES)}
+        problems = {*operation.problems, *(() if operation.body is None else _OF_BODIES)}
+        if not isinstance(operation.body, str | tuple | None):
+            problems.update(_OF_PARAMS)
         if self._public is None:
             problems.add(_FOREIGN)
         elif path not in self._public:
