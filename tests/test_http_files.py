@@ -224,6 +224,25 @@ async def test_head_of_a_file(server: Server, ten: str) -> None:
     assert (known.status, known.body) == (304, b"")
 
 
+async def test_only_if_it_is_still_this_one(server: Server) -> None:
+    """If-Match (RFC 9110, section 13.1.1), compared strongly, and before everything else that is asked."""
+    path = f"/tasks/{await written(server, {'ten': 10})}/files/ten"
+    tag = (await get(server, path)).headers["ETag"]
+    for matching in (tag, "*", f'"other", {tag}', f'{tag},"other"'):
+        assert (await get(server, path, **{"If-Match": matching})).status == 200, matching
+        assert (await get(server, path, **{"If-Match": matching, "Range": "bytes=2-3"})).status == 206
+    assert (await get(server, path, **{"If-Match": tag, "If-None-Match": f"W/{tag}"})).status == 304
+    for other in ('"other"', f"W/{tag}", tag.strip('"'), "", '"a", "b"'):
+        for also in ({}, {"Range": "bytes=99-"}, {"If-None-Match": tag}):
+            answer = await get(server, path, **{"If-Match": other, **also})
+            problem(answer, 412, "precondition-failed")
+            assert answer.headers["ETag"] == tag
+        head = await server.ask("HEAD", path, headers={"If-Match": other})
+        assert (head.status, head.body) == (412, b"")
+    unmodified = {"If-Unmodified-Since": "Thu, 01 Jan 1970 00:00:00 GMT"}
+    assert (await get(server, path, **unmodified)).status == 200  # nobody knows when it was modified
+
+
 async def test_an_empty_file(server: Server) -> None:
     """A file without a byte is one; there is no range of it."""
     task_id = await written(server, {"empty": 0})

@@ -52,6 +52,7 @@ Version = TypedDict(
         "If-Range": Annotated[
             str, Field(description="An ETag: the part if the file is still this one, else the whole")
         ],
+        "If-Match": Annotated[str, Field(description="An ETag: 412 if the file is not this one any more")],
         "If-None-Match": Annotated[str, Field(description="An ETag: 304 if the file is still this one")],
     },
     total=False,
@@ -78,7 +79,7 @@ def add(app: web.Application) -> None:
     path=(requests.OfTask, OfFile),
     headers=(Part, Version, digests.Wanting),
     answers={200: "*/*", 206: "*/*", 304: None},
-    problems=_PROBLEMS,
+    problems=(*_PROBLEMS, 412),
     sends=("ETag", "Content-Range", *digests.SENDS),
 )
 async def file(request: web.Request) -> web.StreamResponse:
@@ -151,8 +152,12 @@ async def _send(
     """
     sent = _HEADERS | headers
     etag = sent.get("ETag")
-    if etag is not None and _names(request.headers.get("If-None-Match", ""), etag):
-        return web.Response(status=304, headers=sent)
+    if etag is not None:
+        if not _names(",".join(request.headers.getall("If-Match", ["*"])), etag):
+            detail = "the file is not the one that If-Match names; ask without it for what it is now"
+            raise Problem(412, "precondition-failed", detail, headers={"ETag": etag})
+        if _names(request.headers.get("If-None-Match", "").replace("W/", ""), etag):  # compared weakly
+            return web.Response(status=304, headers=sent)
     fd = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         start, stop = await to_its_end(part, fd)
@@ -214,8 +219,8 @@ def _range(request: web.Request, size: int, etag: str | None) -> tuple[int, int]
 
 
 def _names(header: str, etag: str) -> bool:
-    """Whether If-None-Match names this entity tag, compared weakly."""
-    tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
+    """Whether it names this entity tag, compared strongly: a weak one never is it."""
+    tags = [tag.strip() for tag in header.split(",")]
     return etag in tags or "*" in tags
 
 

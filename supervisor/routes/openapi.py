@@ -50,7 +50,7 @@ _PROBLEMS: Final = {
     410: "The task is gone.",
     405: "The address does not take this method; see `Allow`.",
     411: "There is neither a body nor a length.",
-    412: "The client speaks another version of tus.",
+    412: "The client speaks another version of tus, or the file is not the one that is named.",
     413: "The body is larger than is taken, or than was announced.",
     _EXPECTATION: "Expect is something else than 100-continue.",
     415: "The body is of a type that is not taken, or it is packed.",
