@@ -176,6 +176,25 @@ def test_what_comes_before_the_answer() -> None:
     }
 
 
+def test_what_an_error_tells_in_headers() -> None:
+    """Clients of uploads go on by them; of what has no such header none is told."""
+    responses = {line: operation["responses"] for line, operation in operations(made()).items()}
+
+    def told(line: tuple[str, str], status: int) -> set[str]:
+        return set(responses[line][str(status)]["headers"])
+
+    assert told(("POST", "/upload/resume"), 409) == {"Upload-Offset"}
+    assert told(("POST", "/upload/resume"), 413) == {"Upload-Length"}
+    assert told(("POST", "/tasks/{id}/resume"), 409) == {"Upload-Offset"}
+    assert told(("PATCH", "/upload/files/{id}"), 412) == {"Tus-Version"}
+    assert told(("PATCH", "/upload/files/{id}"), 503) == {"Retry-After", "Upload-Offset"}
+    assert told(("GET", "/tasks/{id}/files/{name}"), 412) == {"ETag"}
+    assert told(("GET", "/tasks/{id}/files/{name}"), 416) == {"Content-Range"}
+    assert told(("DELETE", "/tasks/{id}"), 409) == set()
+    for line, operation in operations(made()).items():
+        assert ("requestBody" in operation) == ({"417", "501"} <= responses[line].keys()), line
+
+
 def test_who_may_ask() -> None:
     """With a secret, everything but what tells nothing asks for a bearer token and may answer 401; without, nothing."""
     document = made()

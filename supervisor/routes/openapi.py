@@ -62,6 +62,19 @@ _PROBLEMS: Final = {
     503: "The server is starting or stopping, or its database does not answer: try again.",
     507: "The disk is full, or the user has stored as much or begun as many uploads as one may.",
 }
+_OF_PROBLEMS: Final = {
+    405: ("Allow",),
+    408: ("Upload-Offset",),
+    409: ("Upload-Offset",),
+    412: ("ETag", "Tus-Version"),
+    413: ("Upload-Length",),
+    416: ("Content-Range",),
+    423: ("Upload-Offset",),
+    503: ("Retry-After", "Upload-Offset"),
+    507: ("Upload-Offset",),
+}
+"""What an error tells in headers, where its operation sends such, and `_OF_ANY`; its version to who speaks tus."""
+_OF_ANY: Final = frozenset({"Allow", "Retry-After"})
 _INTERIMS: Final = {
     104: "Upload Resumption Supported: before the answer, to who says Upload-Draft-Interop-Version. At a creation it "
     "tells where the upload can be resumed; while bytes come, how many of them need not be sent again.",
@@ -70,6 +83,8 @@ _SENT: Final = {
     "Location": "The task's address.",
     "Idempotency-Replayed": "`true`: the task is that of the same start before.",
     "Preference-Applied": "The wait that was asked for, as it was granted.",
+    "Allow": "What the address takes.",
+    "Retry-After": "In so many seconds.",
     "ETag": "Of the file at this length.",
     "Upload-Offset": "Of a stream service's task: how many bytes of its data are durable.",
     "Upload-Length": "Of a stream service's task: how many bytes its data has, if that is known.",
@@ -230,6 +245,9 @@ class _Writer:
             problems.add(_FOREIGN)
         elif path not in self._public:
             problems.add(_NO_TOKEN)
+        told = {*operation.sends, *_OF_ANY}
+        if any("Tus-Resumable" in type_.__annotations__ for type_ in operation.headers):
+            told.add("Tus-Version")
         problem = {"application/problem+json": {"schema": self._refs[shapes.Problem, "serialization"]}}
         return {
             **{
@@ -237,7 +255,14 @@ class _Writer:
                 for status, names in operation.interims.items()
             },
             **{str(status): self._answer(operation, status, type_) for status, type_ in operation.answers.items()},
-            **{str(status): {"description": _PROBLEMS[status], "content": problem} for status in sorted(problems)},
+            **{
+                str(status): {
+                    "description": _PROBLEMS[status],
+                    "content": problem,
+                    "headers": _sent(name for name in _OF_PROBLEMS.get(status, ()) if name in told),
+                }
+                for status in sorted(problems)
+            },
         }
 
     def _answer(self, operation: Operation, status: int, type_: Any) -> Json:
