@@ -20,7 +20,7 @@ from api_tools import NEVER, address, bare, described, filled, lines_of
 from harness import HERE, Answer, Json, Server, flawless, parsed, until
 from ietf_tools import Client, Interim
 from jsonschema import Draft202012Validator
-from upload_tools import MIB, begin, data, flowing
+from upload_tools import MIB, begin, chunk, data, flowing
 
 from intermission.handlers import registry
 from intermission.supervisor import tokens
@@ -120,6 +120,7 @@ async def promised(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pr
     """A server with a secret, and its document."""
     settings = {
         "INTERMISSION_JWT_SECRET": SECRET,
+        "INTERMISSION_HANDLERS": "toys,impatient",
         "INTERMISSION_MAX_RUNNING": "64",
         "INTERMISSION_UPLOAD_IDLE_S": "1",
     }
@@ -133,7 +134,7 @@ async def promised(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pr
 async def test_the_served_document(promised: Promised) -> None:
     """What is served is what is made from the code, with the server's own services."""
     answer = await promised.ask("GET /openapi.json", 200)
-    handlers = registry.load([*registry.BUILT_IN, "toys"]).handlers
+    handlers = registry.load([*registry.BUILT_IN, "toys", "impatient"]).handlers
     document = openapi.document(bare().router.routes(), handlers, answer.json["info"]["version"], auth.PUBLIC)
     assert answer.json == json.loads(json.dumps(document))
 
@@ -335,6 +336,32 @@ async def test_what_is_refused(promised: Promised) -> None:
         if status == 401:
             line = f"{method} {filled(path, NEVER, 'steps')}"
             await promised.ask(line, 401, headers={"Authorization": "Bearer nonsense"})
+
+
+async def test_how_a_body_has_to_come(promised: Promised) -> None:
+    """In time, in a coding that is understood, and as expected; wherever one is taken."""
+    said = {
+        408: ("Content-Length: 9", "Upload-Offset: 0"),
+        417: ("Expect: nonsense", "Content-Length: 9", "Upload-Offset: 0"),
+        501: ("Transfer-Encoding: gzip, chunked", "Upload-Offset: 0"),
+    }
+    created = {"Upload-Length": "9"}
+    for method, path, status in sorted(promised.promises()):
+        if status in said:
+            task_id = (await promised.ask("POST /upload/start", 201, headers=created)).json["id"]
+            line = f"{method} {filled(path, task_id, 'steps')}"
+            line += f"?task={task_id}" if path == "/upload/resume" else ""
+            kind = "application/octet-stream" if "resume" in path or "upload" in path else "application/json"
+            headers = (*said[status], f"Content-Type: {kind}", f"Authorization: Bearer {TOKEN}")
+            body = chunk(b"{") + chunk(b"") if status == 501 else b"{"
+            promised.hold(line, status, await promised.server.exactly(line, *headers, body=body))
+    task_id = (await promised.ask("POST /upload/start", 201, headers=created)).json["id"]
+    resume = f"POST /tasks/{task_id}/resume"
+    await promised.ask(resume, 400, data=b"abc")
+    await promised.ask(resume, 413, data=b"abcdefghijk", headers={"Upload-Offset": "0"})
+    await promised.ask(resume, 415, data=b"ab", headers={"Upload-Offset": "0", "Content-Encoding": "br"})
+    whole = (await promised.ask("POST /upload/start", 201, data=b"abc")).json["id"]
+    await promised.ask(f"GET /tasks/{whole}/files/content", 412, headers={"If-Match": '"another"'})
 
 
 UNSEEN: Final = {503, 507}
