@@ -1,7 +1,7 @@
 """What stands between a client's connection and aiohttp, for the ends that aiohttp makes too soon or too late.
 
-A client may say that it sends no more once its request is out (``shutdown(SHUT_WR)``; ``nc -N`` does): aiohttp takes
-that for its farewell, closes, and forgets a body that it has read already. Here such a request is answered first.
+A client may say that it sends no more once its requests are out (``shutdown(SHUT_WR)``; ``nc -N`` does): aiohttp takes
+that for its farewell, closes, and forgets what it has read already. Here what came whole is answered first.
 
 And what a client still sends when it has been answered is read for a while, or it would meet a reset in place of the
 answer. aiohttp bounds that in time; here it is bounded in bytes too.
@@ -47,6 +47,16 @@ class Http(web.RequestHandler):
         if not self.held:
             super().resume_reading(resume_parser)
 
+    def finish(self) -> None:
+        """Close when what has come is answered; aiohttp's `close` would forget the requests that wait."""
+        if not self._messages:
+            self.close()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request."""
+        return self._waiter is not None and not self._waiter.done()
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -91,7 +101,7 @@ def _late_head() -> bytes:
 class Connection(asyncio.Protocol):
     """One connection, on its way to aiohttp's protocol."""
 
-    def __init__(self, http: asyncio.Protocol, others: Connections) -> None:
+    def __init__(self, http: Http, others: Connections) -> None:
         self._http = http
         self._others = others
         self._transport: asyncio.Transport | None = None
@@ -102,6 +112,10 @@ class Connection(asyncio.Protocol):
         self._due: float | None = None
         """When the head must be complete; None where none has begun."""
         self._timer: asyncio.TimerHandle | None = None
+        self._ended = False
+        """Whether the client has said that it sends no more."""
+        self._endless = False
+        """Whether the request under way is answered for as long as its client listens."""
 
     @contextmanager
     def answering(self, request: web.Request) -> Iterator[None]:
@@ -109,11 +123,19 @@ class Connection(asyncio.Protocol):
         self._request = request
         self._begun, self._due = False, None  # its head has come; the timer is left to find that out
         self._others.busy(self)
+        if self._ended:
+            self._finish()
         try:
             yield
         finally:
-            self._request = None
+            self._request, self._endless = None, False
             self._others.idle(self)
+
+    def stream(self) -> None:
+        """Answer what is under way until its client has gone, and nothing but its end tells of that."""
+        self._endless = True
+        if self._ended:
+            self._finish()
 
     def refuse(self) -> None:
         """Take little more of the body: its request has been answered, and nothing follows."""
@@ -196,27 +218,34 @@ class Connection(asyncio.Protocol):
             transport.close()
 
     def _end(self) -> None:
-        """Let a request that came whole be the last; close at once where there is none, or one without a body.
+        self._ended = True
+        self._finish()
 
-        Those without may be answered without end, as a log that is followed is, and nothing else tells that their
-        client has gone.
-        """
+    def _finish(self) -> None:
+        """Let what came whole be the last; close at once where nothing did, or where it is answered without end."""
         request = self._request
-        if request is not None and request.body_exists and request.content.is_eof():
-            request.protocol.close()
-        else:
+        whole = request is None or (request.content.is_eof() and not self._endless)
+        if self._http.is_idle or self._unwanted is not None or not whole:
             self._close()
+        else:
+            self._http.finish()
 
     def _close(self) -> None:
         if self._transport is not None:
             self._transport.close()
 
 
+def stays(request: web.Request) -> None:
+    """Say that the answer goes on until the client has gone."""
+    if (connection := _of(request)) is not None:
+        connection.stream()
+
+
 @web.middleware
 async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Have the connection know what is under way on it, and that no more is wanted of what is answered early."""
-    connection = None if request.transport is None else request.transport.get_protocol()
-    if not isinstance(connection, Connection):  # it has been lost meanwhile
+    connection = _of(request)
+    if connection is None:
         return await handler(request)
     with connection.answering(request):
         response = await handler(request)
@@ -225,3 +254,9 @@ async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
         response.force_close()
         connection.refuse()
     return response
+
+
+def _of(request: web.Request) -> Connection | None:
+    """None where it has been lost meanwhile."""
+    connection = None if request.transport is None else request.transport.get_protocol()
+    return connection if isinstance(connection, Connection) else None

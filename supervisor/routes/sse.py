@@ -6,6 +6,8 @@ from typing import Final
 
 from aiohttp import web
 
+from intermission.supervisor.routes import connection
+
 KEEP_ALIVE_S: Final = 15.0
 """After so long without a word the client gets a comment: proxies keep the connection, and one that has gone shows."""
 _HEADERS: Final = {
@@ -36,6 +38,7 @@ class Stream:
 
     async def open(self) -> None:
         """Send the head."""
+        connection.stays(self._request)
         await self.response.prepare(self._request)
 
     async def send(self, frames: bytes) -> None:
