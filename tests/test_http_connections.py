@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 import tus_tools
-from harness import Server, parsed
+from harness import Server, parsed, problem
+from upload_tools import Sending, begin, chunk, newer, newest
 from verb_tools import launched, nothing_left, playing
 from yarl import URL
 
@@ -25,6 +26,12 @@ async def _nothing_left(server: Server) -> AsyncIterator[None]:
     """No test leaves a process."""
     yield
     await nothing_left(server)
+
+
+async def connected(server: Server) -> Sending:
+    """A connection."""
+    host, _, port = server.url.removeprefix("http://").rpartition(":")
+    return Sending(*await asyncio.open_connection(host, int(port)))
 
 
 def said(line: str, *headers: str, body: bytes = b"") -> bytes:
@@ -88,10 +95,65 @@ async def test_no_more_comes_of_one_that_listens_without_end(server: Server) -> 
     async with asyncio.timeout(10):  # less than it takes until a word that nobody hears tells
         await server.talk(listening, hang_up=True)
         await server.talk(said("GET /health") + listening, hang_up=True)
-        host, _, port = server.url.removeprefix("http://").rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(listening)
-        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
-        writer.write_eof()
-        await reader.read()
-        writer.close()
+        sending = await connected(server)
+        await sending.send(listening)
+        assert (await sending.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        sending.writer.write_eof()
+        await sending.reader.read(-1)
+        sending.abort()
+
+
+# Bodies that break.
+
+
+@pytest.mark.parametrize("size", [None, 10])
+@pytest.mark.parametrize("broken", [b"zz\r\n", b"0\r\n" + b"a: b\r\n" * 200 + b"\r\n"], ids=["chunk", "trailer"])
+async def test_a_body_that_breaks_in_the_middle(server: Server, broken: bytes, size: int | None) -> None:
+    """It is told at once, not when nothing has come for long; what came before is kept, and nothing follows."""
+    path = await tus_tools.create(server, size)
+    task_id = path.rpartition("/")[2]
+    sending = await begin(server, f"/upload/resume?task={task_id}", "Upload-Offset: 0")
+    await sending.send(chunk(b"hello"))
+    await server.until_progress(task_id, 5)
+    await sending.send(broken + said("GET /health"))
+    async with asyncio.timeout(20):
+        heard = await sending.reader.read(-1)
+    sending.abort()
+    assert statuses(heard) == [400]
+    told = problem(parsed(heard), 400, "malformed-body")
+    assert (told["task_status"], told["offset"], parsed(heard).headers["Upload-Offset"]) == ("paused", 5, "5")
+    assert (await tus_tools.patch(server, path, b"world", 5, Upload_Length="10")).status == 204
+    assert (await server.task(task_id))["status"] == "completed"
+
+
+async def test_a_trailer_that_breaks_behind_all_of_the_data(server: Server) -> None:
+    """Nothing is missing, so it is completed; but nobody can tell where a next request would begin."""
+    path = await tus_tools.create(server, 5)
+    task_id = path.rpartition("/")[2]
+    sending = await begin(server, f"/upload/resume?task={task_id}", "Upload-Offset: 0")
+    await sending.send(chunk(b"hello"))
+    await server.until_progress(task_id, 5)
+    await sending.send(b"0\r\nno field\r\n\r\n" + said("GET /health"))
+    async with asyncio.timeout(20):
+        heard = await sending.reader.read(-1)
+    sending.abort()
+    assert (statuses(heard), parsed(heard).json["status"]) == ([200], "completed")
+
+
+async def test_json_that_breaks_in_the_middle(server: Server) -> None:
+    """Also where its turn to be read has not come yet."""
+    before = await newest(server, "steps")
+    sending = await begin(server, "/steps/start", "Content-Type: application/json", "Expect: 100-continue")
+    await sending.reader.readuntil(b" 100 Continue\r\n\r\n")
+    await sending.send(b"zz\r\n")
+    problem(await sending.answer(), 400, "malformed-body")
+    sending = await connected(server)
+    chunked = ("Content-Type: application/json", "Transfer-Encoding: chunked")
+    await sending.send(said("POST /steps/start", "Prefer: wait=20") + said("POST /steps/start", *chunked) + chunk(b"{"))
+    task_id = await newer(server, before, "steps")
+    await sending.send(b"zz\r\n")
+    async with asyncio.timeout(20):
+        heard = await sending.reader.read(-1)
+    sending.abort()
+    assert statuses(heard) == [202, 400]
+    assert (await server.task(task_id))["status"] == "completed"

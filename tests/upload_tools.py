@@ -131,10 +131,10 @@ async def newest(server: Server, service: str = "upload") -> str:
     return str(items[0]["id"]) if items else ""
 
 
-async def newer(server: Server, before: str) -> str:
-    """The id of the newest upload, once that is not the one that was so before."""
+async def newer(server: Server, before: str, service: str = "upload") -> str:
+    """The id of a service's newest task, once that is not the one that was so before."""
     async with asyncio.timeout(20):
-        while (after := await newest(server)) == before:
+        while (after := await newest(server, service)) == before:
             pass
     return after
 

@@ -7,6 +7,8 @@ And what a client still sends when it has been answered is read for a while, or 
 answer. aiohttp bounds that in time; here it is bounded in bytes too.
 
 A client that begins a request, or only a connection, must come to the end of the head: aiohttp would wait for an hour.
+
+A body whose framing breaks is told so: aiohttp would have its reader wait for more.
 """
 
 import asyncio
@@ -14,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http import HttpProcessingError
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.typedefs import Handler
@@ -35,12 +37,36 @@ _READ_BYTES: Final = 512 << 10
 class Http(web.RequestHandler):
     """aiohttp's protocol, but what is no HTTP is refused as all else is, and no error of ours to be logged."""
 
-    __slots__ = ("held",)
+    __slots__ = ("_body", "held")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._body: StreamReader | None = None
+        """Of the request under way."""
         self.held = False
         """Somebody else reads the connection: aiohttp, which would go on whenever its buffer is empty, does not."""
+
+    @contextmanager
+    def answering(self, body: StreamReader) -> Iterator[None]:
+        """While the request is under way that this is the body of."""
+        self._body = body
+        self._check_body()
+        try:
+            yield
+        finally:
+            self._body = None
+
+    def data_received(self, data: bytes) -> None:
+        """See aiohttp's."""
+        super().data_received(data)
+        self._check_body()
+
+    def _check_body(self) -> None:
+        """Tell a body that its framing is broken: aiohttp refuses that as it would what is behind the body."""
+        body = self._body
+        if body is not None and not body.is_eof() and self._messages:  # nothing else can be behind one without an end
+            body.set_exception(web.RequestPayloadError())
+            body.feed_eof()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """See aiohttp's."""
@@ -126,7 +152,8 @@ class Connection(asyncio.Protocol):
         if self._ended:
             self._finish()
         try:
-            yield
+            with self._http.answering(request.content):
+                yield
         finally:
             self._request, self._endless = None, False
             self._others.idle(self)
@@ -249,7 +276,9 @@ async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     with connection.answering(request):
         response = await handler(request)
-    if not (response.prepared or request.content.is_eof()):
+    if request.content.exception() is not None:  # nothing can follow what is broken
+        response.force_close()
+    elif not (response.prepared or request.content.is_eof()):
         # The rest of the body is thrown away for a while, so that the client hears this before the connection closes.
         response.force_close()
         connection.refuse()

@@ -154,8 +154,10 @@ async def _pump(
         end = End.SLOW if isinstance(error, TooSlowError) else End.IDLE
     except CutError:
         end = End.CUT
-    except (OSError, web.RequestPayloadError):  # the client went away, the child did, or nothing more can be opened
-        end = End.WHOLE if taken == left and not open_ended else End.BROKEN
+    except (OSError, web.RequestPayloadError) as error:
+        # Its framing broke, or the client went away, the child did, or nothing more can be opened.
+        broken = End.MALFORMED if isinstance(error, web.RequestPayloadError) else End.BROKEN
+        end = End.WHOLE if taken == left and not open_ended else broken
     except Problem as problem:
         end, fault = End.BROKEN, problem
     attempt.intake.end({End.WHOLE: None, End.PARTIAL: Reason.AWAITING_DATA}.get(end, Reason.DISCONNECTED))

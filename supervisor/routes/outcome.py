@@ -28,6 +28,8 @@ class End(Enum):
     WHOLE = auto()
     PARTIAL = auto()
     BROKEN = auto()
+    MALFORMED = auto()
+    """It is not what its Transfer-Encoding says."""
     CUT = auto()
     """The request came whole, but what its body packs the data in did not."""
     IDLE = auto()
@@ -35,6 +37,16 @@ class End(Enum):
     TOO_LONG = auto()
     QUOTA = auto()
     TAKEN_OVER = auto()
+
+
+_TOLD: Final = {
+    End.MALFORMED: (400, "malformed-body", "the body is not what its Transfer-Encoding says"),
+    End.CUT: (400, "malformed-form", "the form ends before its closing boundary"),
+    End.IDLE: (408, "idle", "nothing came for too long"),
+    End.TOO_LONG: (413, "too-long", "the body is longer than it may be"),
+    End.QUOTA: (507, "quota", "more than that would be more than one user may have stored"),
+    End.TAKEN_OVER: (409, "taken-over", "another request for this upload has taken the place of this one"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +77,12 @@ def cut_short(brought: Brought, mismatch: tuple[int, str] = (422, "digest-mismat
         case _ if task.error is not None and task.error.type == CHECKSUM_MISMATCH:
             said = "nothing of this body is kept, for it does not give what was announced"
             told, more = (*mismatch, said), digests.WANTED_OF_CONTENT
-        case _ if end is End.TAKEN_OVER:
-            told = (409, "taken-over", "another request for this upload has taken the place of this one")
-        case _ if end is End.IDLE:
-            told = (408, "idle", "nothing came for too long")
-        case _ if end is End.CUT:
-            told = (400, "malformed-form", "the form ends before its closing boundary")
         case _ if end is End.SLOW:
             limits = brought.limits
             what = f"fewer than {limits.min_rate} bytes a second came for {window_s(limits.idle_s):g} s"
             told = (408, "too-slow", what)
-        case _ if end is End.QUOTA:
-            told = (507, "quota", "more than that would be more than one user may have stored")
-        case _ if end is End.TOO_LONG:
-            told = (413, "too-long", "the body is longer than it may be")
         case _:
-            told = (503, "interrupted", "the data could not be taken to its end")
+            told = _TOLD.get(end, (503, "interrupted", "the data could not be taken to its end"))
     offset = received(task)
     return Problem(
         *told[:2],
