@@ -157,3 +157,18 @@ async def test_json_that_breaks_in_the_middle(server: Server) -> None:
     sending.abort()
     assert statuses(heard) == [202, 400]
     assert (await server.task(task_id))["status"] == "completed"
+
+
+# Many requests at once.
+
+
+async def test_many_requests_behind_a_body_that_comes_late(server: Server) -> None:
+    """All of them are answered."""
+    before = await newest(server)
+    sending = await begin(server, "/upload/start", length=5)
+    await newer(server, before)
+    await sending.send(b"hello" + said("GET /health") * 100 + said("GET /health", "Connection: close"))
+    async with asyncio.timeout(20):
+        heard = await sending.reader.read(-1)
+    sending.abort()
+    assert statuses(heard) == [201] + [200] * 101
