@@ -88,6 +88,20 @@ async def test_no_more_comes_and_the_last_request_is_cut(server: Server) -> None
     assert await tus_tools.offset(server, path) == 7
 
 
+async def test_no_more_comes_and_the_last_of_it_is_no_http(server: Server) -> None:
+    """What came before that is answered, then that, and nothing is waited for."""
+    before = await newest(server, "steps")
+    sending = await connected(server)
+    await sending.send(said("POST /steps/start", "Prefer: wait=20") + said("GET /health"))
+    await newer(server, before, "steps")
+    await sending.send(b"no HTTP\r\n\r\n" + bytes(100_000))
+    sending.writer.write_eof()
+    async with asyncio.timeout(20):
+        heard = await sending.reader.read(-1)
+    sending.abort()
+    assert statuses(heard.replace(b"HTTP/1.0", b"HTTP/1.1")) == [202, 200, 400]
+
+
 async def test_no_more_comes_of_one_that_listens_without_end(server: Server) -> None:
     """Nothing else tells for long that it has gone: it is closed at once, whenever it says so."""
     task_id = await launched(server, "steps", {"steps": 100_000})

@@ -127,6 +127,8 @@ FIELD = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="f"\r\n\r\n'
             422,
             "several-files",
         ),
+        (head("/upload/start", "X: " + "x" * 30_000, "Content-Length: 40000000"), 431, "head-too-large"),
+        (head("/upload/start", *["X: y"] * 200, "Content-Length: 40000000"), 400, "malformed-request"),
     ],
 )
 async def test_a_client_that_still_sends_is_told(server: Server, said: str, status: int, slug: str) -> None:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, cast
 
 from aiohttp import StreamReader, web
-from aiohttp.http import HttpProcessingError
+from aiohttp.http import HttpProcessingError, RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.typedefs import Handler
 
@@ -37,12 +37,14 @@ _READ_BYTES: Final = 512 << 10
 class Http(web.RequestHandler):
     """aiohttp's protocol, but what is no HTTP is refused as all else is, and no error of ours to be logged."""
 
-    __slots__ = ("_body", "held")
+    __slots__ = ("_body", "_rest", "held")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._body: StreamReader | None = None
         """Of the request under way."""
+        self._rest: StreamReader | None = None
+        """Stands for what follows what is no HTTP: that is thrown away, for nobody can tell what it is."""
         self.held = False
         """Somebody else reads the connection: aiohttp, which would go on whenever its buffer is empty, does not."""
 
@@ -61,7 +63,14 @@ class Http(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """See aiohttp's."""
+        if self.is_lost:
+            return
         super().data_received(data)
+        if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
+            # As a body that does not end: aiohttp reads on for a while when it has answered, as it does for others.
+            self._rest = StreamReader(self, _READ_BYTES, loop=self._loop)
+            error, _ = self._messages.pop()
+            self._messages.append((error, self._rest))
         self._check_body()
 
     def _check_body(self) -> None:
@@ -78,8 +87,15 @@ class Http(web.RequestHandler):
 
     def finish(self) -> None:
         """Close when what has come is answered; aiohttp's `close` would forget the requests that wait."""
-        if not self._messages:
+        if self._rest is not None:
+            self._rest.feed_eof()
+        elif not self._messages:
             self.close()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether what came is no HTTP, so that nothing follows the answer to that."""
+        return self._rest is not None
 
     @property
     def is_idle(self) -> bool:
@@ -103,6 +119,7 @@ class Http(web.RequestHandler):
             problem = Problem(400, "malformed-request", detail)
         response = problem.response()
         _sign(response)
+        response.headers["Connection"] = "close"  # aiohttp answers in HTTP/1.0, which would go without saying it
         response.force_close()
         return response
 
@@ -168,7 +185,7 @@ class Connection(asyncio.Protocol):
             self._finish()
 
     def refuse(self) -> None:
-        """Take little more of the body: its request has been answered, and nothing follows."""
+        """Take little more, and answer none of it."""
         self._unwanted = MOST_UNWANTED_BYTES
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -183,6 +200,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
+        if self._unwanted is None and self._http.is_lost:
+            self.refuse()
         if self._unwanted is not None:
             self._unwanted -= len(data)
             if self._unwanted < 0:
@@ -255,7 +274,8 @@ class Connection(asyncio.Protocol):
         """Let what came whole be the last; close at once where nothing did, or where it is answered without end."""
         request = self._request
         whole = request is None or (request.content.is_eof() and not self._endless)
-        if self._http.is_idle or self._unwanted is not None or not whole:
+        refused = self._unwanted is not None and not self._http.is_lost
+        if self._http.is_idle or refused or not whole:
             self._close()
         else:
             self._http.finish()
