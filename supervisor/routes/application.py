@@ -19,6 +19,7 @@ from intermission.supervisor.routes import (
     ops,
     proxies,
     quotas,
+    requests,
     services,
     tasks,
     team,
@@ -29,7 +30,6 @@ from intermission.supervisor.routes import (
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import guard, local_only
 from intermission.supervisor.routes.problems import answer_problems
-from intermission.supervisor.routes.requests import MAX_BODY_BYTES
 
 ROOMS: Final = (tasks, files, events, ops, docs, extract, team, tus, quotas, upload_page, services)
 """Who adds routes, in the order of the document. The services' match any first part, so they come last."""
@@ -39,8 +39,8 @@ def make_app(supervisor: Supervisor, config: Config) -> web.Application:
     """Put the application together."""
     secret = config.jwt_secret
     identify = local_only if secret is None else auth.bearer(secret.get_secret_value())
-    before = [connection.attend, answer_problems, cors.answer_preflights, guard(identify)]
-    app = web.Application(middlewares=before, client_max_size=MAX_BODY_BYTES)
+    before = [connection.attend, answer_problems, requests.bound, cors.answer_preflights, guard(identify)]
+    app = web.Application(middlewares=before, client_max_size=requests.MAX_BODY_BYTES)
     app[SUPERVISOR] = supervisor
     app[upload_limits.LIMITS] = upload_limits.UploadLimits(
         config.max_upload_bytes, config.upload_idle_s, config.upload_min_rate

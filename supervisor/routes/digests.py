@@ -38,7 +38,7 @@ _BYTES: Final[Mapping[str, Mapping[str, int]]] = {
 }
 """How many each gives, of what is known in which header."""
 _WISH: Final = re.compile(r"\d|10", re.ASCII)
-_MEMBER: Final = re.compile(r"[ \t]*([A-Za-z*][\w.*-]*)=([^;]+?)[ \t]*(?:;.*)?", re.ASCII)
+_MEMBER: Final = re.compile(r"[ \t]*([A-Za-z*][\w.*-]*)=([^; \t]+)[ \t]*(?:;.*)?", re.ASCII)
 _DIGEST: Final = re.compile(r":([A-Za-z0-9+/]*)={0,2}:")
 
 _ALGORITHMS: Final = " or ".join(get_args(Algorithm))

@@ -34,7 +34,7 @@ MOST_BESIDE_BYTES: Final = 64 << 10
 """How much of a form may be something else than its file: what is before it, its head, what is behind it."""
 _BOUNDARY: Final = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
 _BOUNDARY_PARAMETER: Final = re.compile(r';\s*boundary\s*=\s*(?:"([^"]*)"|([^\s;"]+))', re.IGNORECASE)
-_FIELD: Final = re.compile(r"([!#$%&'*+\-.^_`|~\w]+):[ \t]*([^\0\r\n]*)", re.ASCII)
+_FIELD: Final = re.compile(r"([!#$%&'*+\-.^_`|~\w]+):([^\0\r\n]*)", re.ASCII)
 _MEDIA: Final = re.compile(r"[!#$%&'*+\-.^_`|~\w]{1,127}/[!#$%&'*+\-.^_`|~\w]{1,127}", re.ASCII)
 _AS_IT_IS: Final = frozenset({"binary", "8bit", "7bit"})
 

@@ -272,6 +272,8 @@ async def _begun(request: web.Request, info: dict[str, Any]) -> tuple[Start, dic
 
 async def _part(request: web.Request, text: str) -> Task:
     """A part that is complete, by its URL, relative or of this server. Raises `Problem` (400)."""
+    if not text.isascii():  # no URL, and `urlsplit` would normalize it, which takes the square of its length
+        raise _malformed_concat()
     try:
         url = urlsplit(text)
     except ValueError:
