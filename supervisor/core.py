@@ -10,7 +10,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -79,6 +79,8 @@ _CLEANED_WITHIN_S: Final = 60.0
 """How long to wait until a task that is withdrawn is cleaned; after that it goes on in the background."""
 _LOOKED_UP_AT_ONCE: Final = 1000
 """Folders whose tasks may be gone. A list that is asked for meanwhile waits for 1 ms."""
+_KILLED_WITHIN_S: Final = 5.0
+"""How long it may take, after its grace, until a child that is taken over from is dead, and what it had is durable."""
 _ENDS_WITHIN_S: Final = 0.5
 """How long it may take, at the end of a drain, until the trees that are to be ended are dead."""
 _log = structlog.get_logger()
@@ -345,9 +347,12 @@ class Supervisor:
         return task
 
     async def take_over(self, task_id: str, user: str | None) -> Task:
-        """Stop the request that brings bytes to a task, and keep them; the task then. Raises as `get`."""
-        async with self._changing(task_id):
-            return await self._taken_over(task_id, user)
+        """Stop the request that brings bytes to a task, and keep them; the task then.
+
+        Raises as `get`, and `UnavailableError` where its child does not end in time.
+        """
+        async with self._taken_over(task_id, user) as task:
+            return task
 
     async def connect(self, task_id: str, user: str | None, by: str, delivery: Delivery) -> Attempt:
         """Launch a stream service's task for bytes that are about to come; where to put them.
@@ -355,18 +360,18 @@ class Supervisor:
         A request that brings it bytes already is taken over from. Raises as `pause`, `OffsetError`, `LengthError`,
         `HeldError`, `CrowdedError`, `QuotaError` and `UnavailableError`; nothing else has changed then.
         """
-        async with self._changing(task_id):  # so that of several requests each has its turn
+        async with self._taken_over(task_id, user) as found:  # so that of several requests each has its turn
+            task = found
             while True:
-                task = await self._taken_over(task_id, user)
                 params = self._accepted(task, delivery)
                 size = max(agreed_length(task, delivery.length) or 0, delivery.end)
                 reserve = functools.partial(self.reserve, task, size)
                 if task.after(Event.CONNECTED) is None:
                     await reserve()  # what is refused stays paused
                     await self._ask(task_id, user, by, Event.RESUME)
-                    continue
-                if (attempt := await self._carrier.connect(task, by, params, delivery, reserve)) is not None:
+                elif (attempt := await self._carrier.connect(task, by, params, delivery, reserve)) is not None:
                     return attempt
+                task = await self.get(task_id, user)
 
     async def withdraw(self, task: Task, by: str | None) -> None:
         """Have nothing be left of a task without a child, unless it has had one since, or another status.
@@ -500,13 +505,26 @@ class Supervisor:
             raise UnknownServiceError(service, sorted(self.registry.handlers))
         return handler
 
-    async def _taken_over(self, task_id: str, user: str | None) -> Task:
-        task = await self.get(task_id, user)
-        if (attempt := self._carrier.attempt(task_id)) is None or not task.stream:
-            return task
-        attempt.intake.hand_over()
-        await attempt.settled.wait()
-        return await self.get(task_id, user)
+    @contextlib.asynccontextmanager
+    async def _taken_over(self, task_id: str, user: str | None) -> AsyncIterator[Task]:
+        """The task, to be changed by nobody else, once no request brings it bytes. Raises as `take_over`.
+
+        While a child is waited for, others may change the task: a pause reaches the child all the same.
+        """
+        while True:
+            async with self._changing(task_id):
+                attempt = self._carrier.attempt(task_id)
+                task = await self.get(task_id, user)
+                if attempt is None or not task.stream:
+                    yield task
+                    return
+                attempt.intake.hand_over()
+            try:
+                async with asyncio.timeout(attempt.handler.pause_grace_s + _KILLED_WITHIN_S):
+                    await attempt.settled.wait()
+            except TimeoutError:
+                message = "the process that has taken its data does not end; try again in a moment"
+                raise UnavailableError(message) from None
 
     async def _ended(self, task_id: str, by: str | None) -> Task | None:
         """An upload, once it is on its way to its end without its client; None: that is needed, or is not wanted."""

@@ -22,7 +22,7 @@ class Intake:
     """See the module. What is asked before the child is there, it is told when it begins."""
 
     def __init__(self, body: Body | None, cut: Callable[[], None]) -> None:
-        """``cut`` is called when the body ends before the data does: the child is to leave."""
+        """``cut`` is called when the child is to leave: the body ends before the data does, or somebody waits."""
         self.handed_over = False
         """Another request has taken the place of the one that brought the body."""
         self.disconnected: Reason | None = None
@@ -79,10 +79,15 @@ class Intake:
             self._cut()
 
     def hand_over(self) -> None:
-        """Have the child keep what came and stop: another request is there. Where all has come it does so anyway."""
+        """Have the child keep what came and stop: another request is there.
+
+        Where all has come it does so anyway; but now somebody waits for that, so it has no longer than to stop.
+        """
         if self._end is None and not self._closed:
             self.handed_over = True
             self.end(Reason.DISCONNECTED)
+        elif not self._closed:
+            self._cut()
 
     # What the attempt asks.
 
