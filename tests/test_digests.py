@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from aiohttp.test_utils import make_mocked_request
 from harness import Answer, Server, problem, send
-from tus_tools import OCTETS, ask, create, patch, task_id
+from tus_tools import OCTETS, ask, checksum, create, offset, patch, task_id, unchanged
 from upload_tools import MIB, WAYS, begin, chunk, crc32c, data, digests, flowing, newest, resume, sha256, upload
 from verb_tools import attempts, nothing_left, playing
 
@@ -407,6 +407,38 @@ async def test_tus_has_the_same(server: Server) -> None:
     assert (taken.status, taken.headers["Upload-Offset"]) == (204, str(HALF))
     assert (await patch(server, path, CONTENT[HALF:], HALF)).status == 204
     assert computed(await server.task(task_id(path))) == (None, crc32c(CONTENT))
+
+
+async def test_what_would_not_be_verified(server: Server) -> None:
+    """Is refused, for whoever sends it relies on it: of two of one body, and of the whole if it was not announced."""
+    path = await create(server, len(CONTENT), Repr_Digest=digests(CONTENT, "crc32c"))
+    plain = await create(server, len(CONTENT))
+    right, wrong = digests(CONTENT, "sha-256"), digests(b"other", "sha-256")
+    for content in (right, wrong, "nonsense"):
+        answer = await patch(server, path, CONTENT, 0, Upload_Checksum=checksum(CONTENT), Content_Digest=content)
+        await unchanged(server, path, answer, 400, "unverified-digest")
+    heads = [
+        f"Tus-Resumable: 1.0.0\r\nContent-Type: {OCTETS}",
+        f"Upload-Checksum: {checksum(b'')}",
+        "Upload-Checksum: !",
+    ]
+    twice = await server.exactly(f"PATCH {path}", *heads, "Upload-Offset: 0")
+    await unchanged(server, path, twice, 400, "unverified-digest")
+    ietf = {"Upload-Draft-Interop-Version": "8", "Upload-Complete": "?1", "Upload-Offset": "0"}
+    for address, announced in ((path, right), (path, digests(b"other", "crc32c")), (plain, right)):
+        await unchanged(
+            server, address, await patch(server, address, CONTENT, 0, Repr_Digest=announced), 400, "unverified-digest"
+        )
+        for method, where, more in (
+            ("PATCH", address, {**ietf, "Content-Type": "application/partial-upload"}),
+            ("POST", f"/upload/resume?task={task_id(address)}", {"Upload-Offset": "0"}),
+        ):
+            headers = {**more, "Repr-Digest": announced}
+            refused = await server.ask(method, where, data=io.BytesIO(CONTENT), headers=headers)
+            assert "Content-Digest" in problem(refused, 400, "unverified-digest")["detail"]
+    assert await offset(server, path) == 0
+    same = digests(CONTENT, "crc32c") + ", md5=:AAAA:"
+    assert (await patch(server, path, CONTENT, 0, Repr_Digest=same)).status == 204
 
 
 async def test_tus_tells_who_asks(server: Server) -> None:

@@ -104,6 +104,21 @@ def are_announced(request: web.Request) -> bool:
     return bool(_digests(request, "Repr-Digest") or _digests(request, "Content-Digest"))
 
 
+def check_announced(request: web.Request, task: Task) -> None:
+    """Refuse a digest of the whole that is not verified, for its creation did not announce it. Raises `Problem` (400).
+
+    The digests that are computed from its first byte on are those that were asked for then.
+    """
+    given, info = _digests(request, "Repr-Digest"), json.loads(task.params)
+    for name, field in _FIELDS.items():
+        if name in given and info.get(field) != given[name].hex():
+            detail = (
+                "Repr-Digest is verified if it is sent with the request that creates the upload, and this one was not: "
+                "send Content-Digest to have this body verified"
+            )
+            raise Problem(400, "unverified-digest", detail, headers=WANTED_OF_CONTENT)
+
+
 def wanted(request: web.Request, task: Task) -> dict[str, str]:
     """The header that tells a complete upload's digests, of those that the client wants."""
     names = _wanted(request)

@@ -139,6 +139,7 @@ async def append(request: web.Request, task: Task) -> web.StreamResponse:
     if offset is None:
         raise bodies.offset_required()
     checksum = digests.of_content(request)
+    digests.check_announced(request, task)
     resource.check_takes_bytes(task)
     with _worded(request, offset):
         task = await resource.vacant(request, task)

@@ -229,6 +229,7 @@ async def resume(request: web.Request, task: Task) -> web.StreamResponse:
             raise bodies.offset_required()
         return await answers.resume(request, task.id)
     _check_media(request)
+    digests.check_announced(request, task)
     bringing = Delivery(offset=offset, checksum=digests.of_content(request))
     task = await resource.vacant(request, task)
     if task.status is Status.COMPLETED:

@@ -351,6 +351,7 @@ async def patch(request: web.Request, task: Task) -> web.StreamResponse:
     checksum = _checksum(request)
     if offset is None:
         raise bodies.offset_required()
+    digests.check_announced(request, task)
     resource.check_takes_bytes(task)
     task = await resource.vacant(request, task)
     if offset != (place := received(task)):
@@ -415,11 +416,14 @@ def _check_media(request: web.Request) -> None:
 
 
 def _checksum(request: web.Request) -> tuple[str, bytes] | None:
-    """What the body must give, by which algorithm. Raises `Problem` (400)."""
-    given = request.headers.get("Upload-Checksum")
-    if given is None:
+    """What the body must give, by which algorithm; only one is verified. Raises `Problem` (400)."""
+    given = request.headers.getall("Upload-Checksum", [])
+    if not given:
         return digests.of_content(request)
-    name, _, text = given.partition(" ")
+    if len(given) > 1 or "Content-Digest" in request.headers:
+        detail = "one checksum of a body is verified: send one Upload-Checksum, or Content-Digest in its place"
+        raise Problem(400, "unverified-digest", detail)
+    name, _, text = given[0].partition(" ")
     if name not in CHECKSUMS:
         raise Problem(400, "unknown-checksum", f"Upload-Checksum can be checked with {', '.join(CHECKSUMS)}")
     digest = _base64(text)
