@@ -60,6 +60,23 @@ async def go_on(request: web.Request) -> None:
         await interim(request, b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
+async def brings_nothing(request: web.Request, within_s: float) -> bool:
+    """Whether its body is empty, which of a chunked one only its beginning tells; what has begun is of no use then.
+
+    Raises `Problem` (400, 408).
+    """
+    if not bodies.is_chunked(request):
+        return not bodies.has_body(request)
+    try:
+        async with asyncio.timeout(within_s):
+            await go_on(request)
+            return not await request.content.readany()
+    except TimeoutError:
+        raise Problem(408, "idle", "nothing came of the body for too long") from None
+    except (ConnectionError, web.RequestPayloadError):
+        raise Problem(400, "malformed-body", "the body broke off, or is not what its Transfer-Encoding says") from None
+
+
 async def interim(request: web.Request, head: bytes) -> None:
     """Send an interim answer (1xx), before the answer. Raises ConnectionError."""
     await request.writer.write(head)

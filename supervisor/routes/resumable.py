@@ -146,7 +146,7 @@ async def append(request: web.Request, task: Task) -> web.StreamResponse:
         if offset != (place := received(task)):
             raise OffsetError(task, place)
         if task.status is Status.COMPLETED:
-            return _again(request, task, complete=complete)
+            return await _again(request, task, complete=complete)
         length = _length(request, offset, complete=complete)
         size = agreed_length(task, length)
         await _check_size(request, size, offset, task.id)
@@ -304,9 +304,9 @@ def _completed(
     return answers.task(request, task, 200 if created is None else 201, **headers)
 
 
-def _again(request: web.Request, task: Task, *, complete: bool) -> web.StreamResponse:
+async def _again(request: web.Request, task: Task, *, complete: bool) -> web.StreamResponse:
     """What is said to whoever appends to a complete upload; the same as before if only the answer was lost."""
-    if bodies.has_body(request):
+    if not await requests.brings_nothing(request, request.app[upload_limits.LIMITS].idle_s):
         raise _inconsistent(f"the upload is complete with {received(task)} bytes: there is nothing to be added")
     if not complete:
         raise Problem(400, "completed-upload", "the upload is complete, and stays so")

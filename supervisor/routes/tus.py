@@ -359,7 +359,7 @@ async def patch(request: web.Request, task: Task) -> web.StreamResponse:
     size = agreed_length(task, length)
     await upload_limits.check_size(request, size, bodies.body_length(request), offset, task.id)
     if task.status is Status.COMPLETED:
-        if bodies.has_body(request):
+        if not await requests.brings_nothing(request, request.app[upload_limits.LIMITS].idle_s):
             raise Problem(413, "too-long", "the data is complete: there is nothing to be added")
         return _answer(request, task, 204)
     bringing = Delivery(offset=offset, length=length, checksum=checksum, lifts=False)

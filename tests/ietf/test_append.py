@@ -224,6 +224,9 @@ async def test_17_an_answer_that_was_lost(client: Client) -> None:
     for length in ((), ("Upload-Length: 3",)):
         again = await client.append(path, b"", 3, "?1", *length)
         assert (again.status, again.complete, as_json(again)) == (200, "?1", as_json(first))
+    talk = await client.begin_append(path, 3, "?1")
+    await talk.send(chunk(b""))
+    assert as_json(await talk.answer()) == as_json(first)
     refused = {
         "inconsistent-upload-length": [
             await client.append(path, b"d", 3, "?1"),

@@ -313,6 +313,9 @@ async def test_21_an_empty_body(server: Server) -> None:
     assert (answer.status, answer.headers["Upload-Offset"]) == (204, "10")
     await unchanged(server, path, await patch(server, path, b"a", 10), 413, "too-long", at=10)
     sending = await begin(server, path, at=10)
+    await sending.send(chunk(b""))
+    assert (await sending.answer()).status == 204
+    sending = await begin(server, path, at=10)
     await sending.send(chunk(b"a") + chunk(b""))
     problem(await sending.answer(), 413, "too-long")
     await unchanged(server, path, await patch(server, path, b"", 5), 409, "offset", at=10)
