@@ -13,6 +13,7 @@ from intermission.supervisor.routes import proxies, requests
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.guard import CALLER
 from intermission.supervisor.routes.problems import Problem
+from intermission.supervisor.stream import announced
 
 PATH: Final = "/upload/files"
 _GONE_WITHIN_S: Final = 10.0
@@ -42,6 +43,14 @@ async def vacant(request: web.Request, task: Task) -> Task:
     if task.status is Status.TERMINATING:
         return there(await supervisor.wait_gone(task.id, _GONE_WITHIN_S))
     return task
+
+
+def stays(task: Task, size: int | None) -> bool:
+    """Whether bytes may come, but none that come now change nothing, and ``size`` bytes in all are nothing new.
+
+    Then there is no need of an attempt, of which each is kept.
+    """
+    return task.status is Status.PAUSED and not task.is_held and size == announced(task)
 
 
 async def delete(request: web.Request, task: Task) -> web.StreamResponse:

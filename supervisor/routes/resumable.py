@@ -150,6 +150,8 @@ async def append(request: web.Request, task: Task) -> web.StreamResponse:
         length = _length(request, offset, complete=complete)
         size = agreed_length(task, length)
         await _check_size(request, size, offset, task.id)
+        if not (complete or bodies.has_body(request) or checksum) and resource.stays(task, size):
+            return web.Response(status=204, headers=state(request, task))
         bringing = Delivery(offset=offset, length=length, checksum=checksum, lifts=False)
         brought = await delivery.deliver(
             request, task, bringing, open_ended=not complete, interims=_interims(request, task)

@@ -362,6 +362,8 @@ async def patch(request: web.Request, task: Task) -> web.StreamResponse:
         if not await requests.brings_nothing(request, request.app[upload_limits.LIMITS].idle_s):
             raise Problem(413, "too-long", "the data is complete: there is nothing to be added")
         return _answer(request, task, 204)
+    if not (offset == size or bodies.has_body(request) or checksum) and resource.stays(task, size):
+        return _answer(request, task, 204)
     bringing = Delivery(offset=offset, length=length, checksum=checksum, lifts=False)
     brought = await delivery.deliver(request, task, bringing, open_ended=size is None)
     return _told(request, brought, 204, {})

@@ -167,6 +167,19 @@ async def test_14_an_append(client: Client) -> None:
     assert len(await attempts(client.server, task_id(path))) == 2
 
 
+async def test_14_an_append_of_nothing(client: Client) -> None:
+    """That neither ends the data nor tells its length leaves no trace."""
+    path = await client.create(None)
+    for _ in range(3):
+        answer = await client.append(path, b"", 0, "?0")
+        assert (answer.status, answer.complete, answer.offset) == (204, "?0", 0)
+    assert await attempts(client.server, task_id(path)) == []
+    answer = await client.append(path, b"", 0, "?0", "Upload-Length: 3")
+    assert (answer.status, answer.headers["Upload-Length"]) == (204, "3")
+    answer = await client.append(path, b"abc", 0, "?1")
+    assert (answer.status, answer.complete) == (200, "?1")
+
+
 @pytest.mark.parametrize("complete", ["?0", "?1"])
 async def test_15_more_than_was_announced(client: Client, complete: str) -> None:
     """Ends the upload, for it can never be right; nothing was written beyond its length."""

@@ -311,6 +311,7 @@ async def test_21_an_empty_body(server: Server) -> None:
     await patch(server, path, b"0123456789", 0)
     answer = await patch(server, path, b"", 10)
     assert (answer.status, answer.headers["Upload-Offset"]) == (204, "10")
+    assert len(await attempts(server, task_id(path))) == 1, "one only for what it brought"
     await unchanged(server, path, await patch(server, path, b"a", 10), 413, "too-long", at=10)
     sending = await begin(server, path, at=10)
     await sending.send(chunk(b""))
