@@ -80,7 +80,8 @@ async def test_who_asks_for_nothing(server: Server, said: bytes) -> None:
     crowd: list[Pair] = []
     for _ in range(6):
         crowd += [await connected(server, said) for _ in range(PLACES)]
-        assert (await server.ask("GET", "/health")).status == 200
+        # On a connection of its own: one that a client keeps may be the one that makes room as it is used again.
+        assert (await once(server)).startswith(b"HTTP/1.1 200 ")
         assert len(os.listdir(f"/proc/{server.pid}/fd")) < LIMIT - PLACES
     await asyncio.gather(*(reader.read() for reader, _ in crowd[:PLACES]), return_exceptions=True)
     assert (await server.verb(task_id, "terminate")).status == 200
