@@ -220,8 +220,8 @@ async def resume(request: web.Request, task: Task) -> web.StreamResponse:
     """Go on with the task's data: the body, from Upload-Offset on.
 
     Without a body, only a pause is lifted; and what has all of its data then needs no more to be completed. Where it is
-    so already, a body of nothing at its end is answered with the task. Data of unknown length ends with a body that is
-    chunked, be it of nothing: a request without one does not end it.
+    so already, a body of nothing at its end is answered with the task. Data of unknown length ends with any body, be it
+    of nothing (Content-Length: 0): a request without one does not end it.
     """
     offset = bodies.count(request, "Upload-Offset")
     if offset is None:
@@ -239,7 +239,7 @@ async def resume(request: web.Request, task: Task) -> web.StreamResponse:
     if offset != (place := received(task)):  # first of all: from a wrong place every size would be wrong
         raise OffsetError(task, place)
     size = announced(task)
-    if size is None and not bodies.has_body(request):
+    if size is None and bodies.body_length(request) is None and not bodies.is_chunked(request):
         return await answers.resume(request, task.id)
     await upload_limits.check_size(request, size, bodies.body_length(request), offset, task.id)
     return await _told(request, await delivery.deliver(request, task, bringing), created=False)
