@@ -1,24 +1,22 @@
 """Loaded into a server, lets the removal of a folder take as long as there is a file ``hold`` beside it."""
 
-import os
-import shutil
 import time
-from typing import Any
+from pathlib import Path
 
 from toys import Count, Nothing
 
 from intermission.handlers import Task, handler
+from intermission.supervisor import cleaner
+from intermission.supervisor.removal import remove_folder
 
-_rmtree: Any = shutil.rmtree
 
-
-def _slow(path: Any, *args: Any, **options: Any) -> None:
-    while os.path.exists(os.path.join(os.path.dirname(path), "hold")):
+def _slow(folder: Path) -> int:
+    while (folder.parent / "hold").exists():
         time.sleep(0.01)
-    _rmtree(path, *args, **options)
+    return remove_folder(folder)
 
 
-shutil.rmtree = _slow  # type: ignore[assignment]
+cleaner.remove_folder = _slow
 
 
 @handler("unremoved")
