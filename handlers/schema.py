@@ -64,6 +64,8 @@ class Schema(Generic[T]):
         self._adapter: TypeAdapter[T] = TypeAdapter(_closed(type_))
         # The bare serializer: TypeAdapter.dump_json costs 2 µs more, and a checkpoint has 6.
         self._to_json = self._adapter.serializer.to_json
+        self.has_code = _has_code(self._adapter.core_schema)
+        """Whether to check a value runs code of the type's author, which may do or wait for anything."""
 
     def load(self, text: bytes | str) -> T:
         """The value of what `encode` wrote: straight, for it was checked on its way in. Raises `Invalid`."""
@@ -176,6 +178,14 @@ def _closed(type_: type[T]) -> type[T]:
             cast("dict[str, Any]", type_.model_config).update(missing)
             type_.model_rebuild(force=True)
     return type_
+
+
+def _has_code(schema: object) -> bool:
+    """Whether a validator, a ``__post_init__`` or the like is in this part of pydantic's core schema."""
+    if isinstance(schema, dict):
+        own = schema.get("post_init") or schema.get("custom_init") or str(schema.get("type")).startswith("function-")
+        return bool(own) or any(_has_code(part) for part in schema.values())
+    return isinstance(schema, list | tuple) and any(_has_code(part) for part in schema)
 
 
 def _faults(error: ValidationError) -> list[Fault]:

@@ -202,7 +202,7 @@ class Supervisor:
         """
         self._require_ready()
         handler = self._handler(service)
-        value, text, named = await self.apart.run(service, _read, handler, params)
+        value, text, named = await self._read(handler, params)
         async with contextlib.AsyncExitStack() as held:
             for upload_id in sorted(set(named.values())):  # none of them may be deleted from under us
                 await held.enter_async_context(self._changing(upload_id))
@@ -504,6 +504,12 @@ class Supervisor:
         if handler is None:
             raise UnknownServiceError(service, sorted(self.registry.handlers))
         return handler
+
+    async def _read(self, handler: AnyHandler, params: object) -> tuple[object, str, Mapping[str, str]]:
+        """As `_read`, apart where code of the handler's author takes part. A thread costs a third of all starts."""
+        if handler.params.has_code or handler.references:
+            return await self.apart.run(handler.service, _read, handler, params)
+        return _read(handler, params)
 
     @contextlib.asynccontextmanager
     async def _taken_over(self, task_id: str, user: str | None) -> AsyncIterator[Task]:

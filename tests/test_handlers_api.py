@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import pytest
 from fake_task import attempt
-from pydantic import BaseModel, ConfigDict, Field, with_config
+from pydantic import BaseModel, ConfigDict, Field, field_validator, with_config
 
 from intermission.handlers import Handler, Invalid, Limits, Output, Retry, Task, handler
 from intermission.handlers.base import LONGEST_S, RESERVED, output_path
@@ -592,3 +592,41 @@ def test_a_module_may_be_named_twice_and_declare_several(module: Callable[[str, 
     registry = load([name, name])
     assert set(registry.handlers) == {"one", "two"}
     assert (registry.modules, registry.failures) == ([name], [])
+
+
+class Watched(BaseModel):
+    """One with a validator of its author's."""
+
+    at: int = 0
+
+    @field_validator("at")
+    @classmethod
+    def look(cls, at: int) -> int:
+        """Let it pass."""
+        return at
+
+
+@dataclass
+class Initialized:
+    """The same of a dataclass."""
+
+    at: int = 0
+
+    def __post_init__(self) -> None:
+        """Let it pass."""
+
+
+@dataclass
+class Around:
+    """Has one of them inside."""
+
+    inner: list[Initialized] = field(default_factory=list)
+
+
+@pytest.mark.parametrize(
+    ("type_", "has_code"),
+    [(Params, False), (Place, False), (Model, False), (Watched, True), (Initialized, True), (Around, True)],
+)
+def test_which_types_run_code_of_their_author(type_: type[object], has_code: bool) -> None:
+    """Only these are checked in threads, for they may wait for anything."""
+    assert Schema(type_).has_code == has_code
