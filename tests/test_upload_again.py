@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from harness import Answer, Server, problem
+from harness import Answer, Server, problem, until
 from upload_tools import MIB, WAYS, begin, chunk, data, digests, newer, newest, sha256, upload
 from verb_tools import nothing_left, playing
 
@@ -221,3 +221,28 @@ async def test_nothing_comes_while_it_is_compared(tmp_path: Path, way: dict[str,
         problem(answer, 408, "idle")
         assert answer.headers["Upload-Offset"] == str(HALF)
         assert (await sent(server, "idle", "raw", CONTENT)).json["id"] == task_id
+
+
+async def test_a_service_that_keeps_no_file(server: Server) -> None:
+    """Nothing is there to compare with: one that is complete stands, and the rest of another is asked for."""
+    for _ in range(2):
+        whole = await server.exactly("POST /tally/start", "Idempotency-Key: tally-whole", body=CONTENT)
+        assert (whole.status, whole.json["status"], whole.json["attempt"]) == (201, "completed", 1)
+    sending = await begin(server, "/tally/start", "Idempotency-Key: tally-part", length=len(CONTENT))
+    await sending.send(CONTENT[:HALF])
+    before = whole.json["id"]
+
+    async def begun() -> bool:
+        return await newest(server, "tally") != before
+
+    await until(begun)
+    task_id = await newest(server, "tally")
+    await server.until(task_id, lambda task: task["progress"])  # it is two blocks behind what has come
+    sending.abort()
+    await server.until_status(task_id, "paused")
+    again = await server.exactly("POST /tally/start", "Idempotency-Key: tally-part", body=CONTENT)
+    problem(again, 409, "offset")
+    offset = int(again.headers["Upload-Offset"])
+    path = f"POST /tally/resume?task={task_id}"
+    rest = await server.exactly(path, f"Upload-Offset: {offset}", body=CONTENT[offset:])
+    assert (rest.status, rest.json["status"]) == (200, "completed")

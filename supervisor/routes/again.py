@@ -18,6 +18,7 @@ from intermission.handlers.inputs import CONTENT
 from intermission.state.models import Task
 from intermission.state.status import Status
 from intermission.supervisor.errors import HeldError, KeyReusedError, OffsetError
+from intermission.supervisor.inputs import UPLOAD
 from intermission.supervisor.routes import delivery, outcome, resource
 from intermission.supervisor.routes.answers import SUPERVISOR
 from intermission.supervisor.routes.multipart import CutError
@@ -33,18 +34,20 @@ _BLOCK_BYTES: Final = 1 << 20
 async def deliver(request: web.Request, task: Task, source: Source, checksum: tuple[str, bytes] | None) -> Brought:
     """As `delivery.deliver`, with all of the data from its first byte; one that still brings it is taken over from.
 
-    Raises also `KeyReusedError` for other data, `HeldError`, and `OffsetError` where ``checksum`` is that of a body of
-    which a part is here, so that nobody could verify it.
+    Raises also `KeyReusedError` for other data, `HeldError`, and `OffsetError` where a part is here that nothing can be
+    compared with: the service keeps no file, or ``checksum`` is of the whole body and only the rest would be taken.
     """
-    rest = Rest(source)
+    rest, is_kept = Rest(source), task.service == UPLOAD
     while True:
         task = await resource.vacant(request, task)
         place, is_complete = received(task), task.status is Status.COMPLETED
         if task.is_held:
             raise HeldError(task, place)
-        if place and checksum is not None and not is_complete:
+        if place and not is_complete and (checksum is not None or not is_kept):
             raise OffsetError(task, place)
         try:
+            if is_complete and not is_kept:
+                return Brought(task, End.WHOLE, request.app[LIMITS])
             if is_complete:
                 await _verify(request, task, rest, checksum)
                 return Brought(task, End.WHOLE, request.app[LIMITS])
