@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.json_schema import (
@@ -66,6 +66,10 @@ class Schema(Generic[T]):
         self._to_json = self._adapter.serializer.to_json
         self.has_code = _has_code(self._adapter.core_schema)
         """Whether to check a value runs code of the type's author, which may do or wait for anything."""
+        # A type may describe itself. One that fails at it makes its own module fail here, and not every look at the
+        # services, which shows all of them.
+        for mode in get_args(JsonSchemaMode):
+            self.json_schema(mode)
 
     def load(self, text: bytes | str) -> T:
         """The value of what `encode` wrote: straight, for it was checked on its way in. Raises `Invalid`."""

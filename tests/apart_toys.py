@@ -7,9 +7,8 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from toys import Count, Nothing
+from toys import Count
 
 from intermission.handlers import Retry, Task, handler
 from intermission.handlers.inputs import Inputs
@@ -71,31 +70,3 @@ def _(params: Mistake) -> Mapping[str, str]:
 @mistaken.clean
 def _(task: Task[Mistake, Count]) -> None:
     Path(f"{task.params.once}.cleaned").touch()
-
-
-class Mute:
-    """What cannot be described."""
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handle: Any) -> Any:
-        """As any value."""
-        del source
-        return handle.generate_schema(Any)
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: Any, handle: Any) -> Any:
-        """End who asks."""
-        sys.exit("secret")
-
-
-@dataclass
-class Muted:
-    """Params that cannot be described."""
-
-    value: Mute | None = None
-
-
-@handler("mute")
-def mute(task: Task[Muted, Nothing]) -> Count:
-    """Count nothing."""
-    return Count(task.attempt)

@@ -1,4 +1,4 @@
-"""Loaded into a server, lets the removal of a folder take as long as there is a file ``hold`` beside it."""
+"""Loaded into a server, lets the removal of a folder stop in its middle while there is a file ``hold`` beside it."""
 
 import time
 from pathlib import Path
@@ -11,9 +11,10 @@ from intermission.supervisor.removal import remove_folder
 
 
 def _slow(folder: Path) -> int:
+    count = remove_folder(folder / "tmp")
     while (folder.parent / "hold").exists():
         time.sleep(0.01)
-    return remove_folder(folder)
+    return count + remove_folder(folder)
 
 
 cleaner.remove_folder = _slow

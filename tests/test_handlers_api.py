@@ -527,6 +527,16 @@ class Nothing:
 def toy(task: Task[Nothing, Nothing]) -> None:
     pass
 """
+UNDESCRIBED = """
+class Odd:
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source, handle):
+        return handle.generate_schema(int)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema, handle):
+        raise SystemExit("not to be described")
+"""
 
 
 @pytest.fixture
@@ -557,8 +567,9 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         (TOY.format(service="tasks"), "'tasks' cannot be a service's name"),
         (TOY.format(service="counter"), "the service 'counter' is declared by another module already"),
         (TOY.format(service="toy") + "a = toy\n" + TOY.format(service="toy"), "declares the service 'toy' twice"),
+        (UNDESCRIBED + TOY.format(service="toy").replace("-> None", "-> Odd"), "SystemExit: not to be described"),
     ],
-    ids=["raises", "exits", "imports", "syntax", "base", "mute", "none", "reserved", "taken", "twice"],
+    ids=["raises", "exits", "imports", "syntax", "base", "mute", "none", "reserved", "taken", "twice", "undescribed"],
 )
 def test_a_module_that_cannot_be_used_takes_no_others_along(
     module: Callable[[str, str], str], text: str, reason: str

@@ -104,6 +104,7 @@ async def test_chunked(server: Server) -> None:
     answer = await sending.answer()
     assert answer.status == 201
     assert answer.json["params"]["size_bytes"] is None
+    assert answer.json["progress"]["total"] == answer.json["progress"]["done"] == len(CONTENT)
     assert (answer.json["result"]["size_bytes"], answer.json["result"]["sha256"]) == (len(CONTENT), sha256(CONTENT))
     assert await content(server, answer.json["id"]) == CONTENT
 

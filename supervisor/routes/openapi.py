@@ -15,7 +15,6 @@ from pydantic.json_schema import JsonSchemaMode
 
 from intermission.handlers.registry import AnyHandler
 from intermission.handlers.schema import Describer
-from intermission.supervisor.apart import guarded
 from intermission.supervisor.routes import multipart, shapes, streams
 from intermission.supervisor.routes.operation import File, Operation, Params
 
@@ -181,8 +180,7 @@ class _Writer:
             if handler.stream:
                 continue  # its start takes data
             # Every service has its Params: a name of its own keeps them apart.
-            with guarded(name):
-                schema = handler.params.json_schema("validation", f"{_COMPONENTS}{name}.{{model}}")
+            schema = handler.params.json_schema("validation", f"{_COMPONENTS}{name}.{{model}}")
             self.schemas |= {f"{name}.{model}": of for model, of in schema.pop("$defs", {}).items()}
             self.schemas[f"{name}.params"] = schema
 

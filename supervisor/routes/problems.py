@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from intermission.handlers.schema import Fault, Invalid
-from intermission.state.store import StoreError, StoreFullError
+from intermission.state.store import StoreError, StoreFullError, UnreadableError
 from intermission.supervisor.errors import (
     AmbiguousError,
     ConflictError,
@@ -155,13 +155,21 @@ def _of(error: Exception) -> Problem | None:
         case GoneError():
             problem = Problem(410, "gone", said, _remains(error))
         case StoreError() if not isinstance(error, StoreFullError):
-            _log.error("the store did not answer", error=said)
-            problem = Problem(503, "store", "the database does not answer; try again")
+            problem = _of_store(error)
         case _ if type(error) in _PLAIN:
             problem = Problem(*_PLAIN[type(error)], said)
         case _:
             return None
     return problem
+
+
+def _of_store(error: StoreError) -> Problem:
+    if isinstance(error, UnreadableError):
+        _log.error("what is stored of a task cannot be read", error=str(error))
+        detail = "what is stored of this task cannot be read; whoever runs the server finds in its log what to mend"
+        return Problem(500, "damaged", detail)
+    _log.error("the store did not answer", error=str(error))
+    return Problem(503, "store", "the database does not answer; try again")
 
 
 def _fault(fault: Fault) -> dict[str, str]:

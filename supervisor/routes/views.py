@@ -28,7 +28,6 @@ from intermission.state.models import (
     Tombstone,
     Usage,
 )
-from intermission.supervisor.apart import guarded
 from intermission.supervisor.inputs import UPLOAD
 from intermission.supervisor.routes import shapes
 from intermission.supervisor.usage import ChildView
@@ -142,12 +141,6 @@ def event(of: EventRecord) -> shapes.HistoryEvent:
 @cache
 def service(of: AnyHandler) -> shapes.Service:
     """A service."""
-    with guarded(of.service):  # a type may describe itself
-        params, state, result = (
-            of.params.json_schema("validation"),
-            of.state.json_schema("serialization"),
-            of.result.json_schema("serialization"),
-        )
     return {
         "name": of.service,
         "description": of.description,
@@ -156,9 +149,9 @@ def service(of: AnyHandler) -> shapes.Service:
         "max_running": of.max_running,
         "retry": of.retry,
         "limits": of.limits,
-        "params": params,
-        "state": state,
-        "result": result,
+        "params": of.params.json_schema("validation"),
+        "state": of.state.json_schema("serialization"),
+        "result": of.result.json_schema("serialization"),
     }
 
 

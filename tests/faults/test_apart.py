@@ -42,15 +42,6 @@ async def test_a_mistake_at_a_start(server: Server, where: str, what: str) -> No
     await server.until_status(task_id, "completed")
 
 
-@pytest.mark.parametrize("path", ["/services", "/services/mute", "/openapi.json"])
-async def test_a_type_that_cannot_be_described(server: Server, path: str) -> None:
-    """Nor does a description that fails end the server."""
-    answer = await server.ask("GET", path)
-    problem(answer, 500, "internal")
-    assert "secret" not in answer.body.decode()
-    await server.until_status(await server.launch("mute"), "completed")
-
-
 async def launched(server: Server, once: Path, where: str = "uploads", what: str = "error") -> str:
     """A task that has begun, and meets the mistake as soon as there is a file; its id."""
     task_id = await server.launch("mistaken", {"where": where, "what": what, "once": str(once)})

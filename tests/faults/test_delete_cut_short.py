@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from fault_tools import faulty, until_logged
-from harness import Server, problem, seeded, squares, until
+from harness import Server, problem, seeded, serving, squares, until
 from upload_tools import MIB, data, upload
 
 STEPS: Final = 20
-FILES: Final = 5000
-"""So many take longer to remove than it takes to kill."""
 
 
 async def completed(server: Server, files: int = 0) -> str:
@@ -56,18 +54,20 @@ async def test_another_program_locks_the_database(tmp_path: Path) -> None:
 
 async def test_killed_while_the_files_go(tmp_path: Path) -> None:
     """With the server back, the task is gone, and soon all of its files."""
-    async with faulty(tmp_path) as server:
-        task_id, other = await completed(server, FILES), await completed(server)
+    async with serving(tmp_path, INTERMISSION_HANDLERS="toys,slow_removals") as server:
+        task_id, other = await completed(server, files=10), await completed(server)
+        hold = folder(server, "hold")
+        hold.touch()
         asking = asyncio.create_task(server.ask("DELETE", f"/tasks/{task_id}"))
-        some = folder(server, task_id) / "tmp"
 
-        async def going() -> bool:
-            return len(list(some.iterdir())) < FILES
+        async def some_are_gone() -> bool:
+            return not (folder(server, task_id) / "tmp").exists()
 
-        await until(going)
+        await until(some_are_gone)
         await server.kill()
         await asyncio.gather(asking, return_exceptions=True)
-        assert folder(server, task_id).exists()
+        assert (folder(server, task_id) / "files" / "lines.txt").exists()
+        hold.unlink()
         await server.start()
         problem(await server.ask("GET", f"/tasks/{task_id}"), 410, "gone")
         await until_removed(server, task_id)
