@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import filecmp
+import mmap
 import os
 import shutil
 import socket
@@ -54,13 +55,15 @@ class Contender:
     seconds: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
-    async def take(self, source: Path) -> None:
-        """Once more."""
+    async def take(self, source: Path) -> Path:
+        """Once more; the file that was kept of it."""
         path = self.path if self.created is None else await self.created()
         before = self._cpu_s()
         self.seconds.append(await send(self.port, self.method, path, source, *self.headers))
         self.cpu.append(self._cpu_s() - before)
-        await compared(source, self.kept())
+        kept = self.kept()
+        await compared(source, kept)
+        return kept
 
     def _cpu_s(self) -> float:
         # Children that were reaped count with who reaped them.
@@ -90,10 +93,27 @@ async def send(port: int, method: str, path: str, source: Path, *headers: str) -
 
 
 async def compared(source: Path, kept: Path) -> None:
-    """See that what has arrived is what was sent; then it is not needed any more."""
+    """See that what has arrived is what was sent."""
     if not await asyncio.to_thread(filecmp.cmp, source, kept, shallow=False):
         raise AssertionError(f"{kept} is not what was sent")
-    await asyncio.to_thread(kept.unlink)
+
+
+def disk_s(folder: Path) -> float:
+    """The seconds that the disk takes for as much, durable: of one who has it all in memory, and copies nothing."""
+    block = mmap.mmap(-1, 1 << 20)  # what goes to a disk directly begins at a page
+    block.write(os.urandom(len(block)))
+    path = folder / "direct"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_DIRECT)
+    try:
+        os.posix_fallocate(fd, 0, SIZE)
+        begun = time.perf_counter()
+        for at in range(0, SIZE, len(block)):
+            os.pwrite(fd, block, at)
+        os.fdatasync(fd)
+        return time.perf_counter() - begun
+    finally:
+        os.close(fd)
+        path.unlink()
 
 
 def ours(running: Server, service: str, *headers: str, name: str = "content") -> Contender:
@@ -199,16 +219,19 @@ async def uploads() -> list[Row]:
             "crc32c": ours(fast, "upload", "Want-Repr-Digest: crc32c=10"),
         }
         there = {name: one for name, one in contenders.items() if one is not None}
+        direct = []
         for turn in range(ROUNDS + 1):
             for contender in there.values():
-                await contender.take(source)
+                kept = await contender.take(source)
+                await asyncio.to_thread(kept.unlink)
                 if turn == 0:  # the first is for warming up
                     contender.seconds.clear()
                     contender.cpu.clear()
-    return _compared(there)
+            direct.append(await asyncio.to_thread(disk_s, folder))
+    return _compared(there, SIZE / GIB / median(direct))
 
 
-def _compared(there: dict[str, Contender]) -> list[Row]:
+def _compared(there: dict[str, Contender], disk: float) -> list[Row]:
     unsynced, copied, plain = there["unsynced"], there["copied"], there["plain"]
 
     def figures(one: Contender) -> str:
@@ -226,6 +249,7 @@ def _compared(there: dict[str, Contender]) -> list[Row]:
     if "nginx" in there:
         cost = unsynced.cpu_per_gib / there["nginx"].cpu_per_gib
         rows.append(Row("its CPU", "≤ 80 % of nginx's", f"{cost:.0%} (load {os.getloadavg()[0]:.1f})", cost <= 0.8))
+    durable = there["crc32c"].gib_per_s / disk
     return [
         *rows,
         speed("the same", unsynced, 3, "tus", "@tus/server"),
@@ -233,6 +257,7 @@ def _compared(there: dict[str, Contender]) -> list[Row]:
         speed("upload, no digest, durable", plain, None, "nginx", "nginx PUT"),
         speed("upload with its CRC-32C, durable", there["crc32c"], 0.8, "unsynced", "the first row"),
         speed("the same", there["crc32c"], None, "plain", "it without a digest"),
+        Row("the same", "reported", f"{durable:.0%} of the disk itself ({disk:.2f} GiB/s, written to directly)", True),
         speed("upload with its SHA-256, durable", there["sha256"], None, "plain", "it without a digest"),
     ]
 
@@ -267,6 +292,7 @@ async def upload_parallel() -> list[Row]:
                     seconds[name].append(time.perf_counter() - begun)
                 for path in kept:
                     await compared(source, path)
+                    await asyncio.to_thread(path.unlink)
     speeds = {name: count * SIZE / GIB / median(taken) for name, taken in seconds.items()}
     ratio = speeds["ours"] / speeds["nginx"]
     measured = f"{ratio:.0%} ({speeds['ours']:.2f} GiB/s; nginx {speeds['nginx']:.2f} GiB/s)"
