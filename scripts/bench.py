@@ -82,8 +82,10 @@ async def throughput() -> list[Row]:
     count, cores = 1000, os.cpu_count() or 1
     async with server(max_running=2 * cores) as running:
         before = time.perf_counter()
-        await starts(running, "first_line", count, callers=16)
-        await until(lambda: all_done(running), 120)
+        await starts(running, "first_line", count - 1, callers=16)
+        # The last of all, which waits for its turn: to ask again and again took a seventh of the processor.
+        await running.ask("POST", "/first_line/start", headers={"Prefer": "wait=60"})
+        await until(lambda: all_done(running))
         rate = count / (time.perf_counter() - before)
     return [Row("fresh-process tasks, end to end", "≥ 300 /s", f"{rate:.0f} /s", rate >= 300)]
 
@@ -180,11 +182,13 @@ async def crowd() -> list[Row]:
 
 
 ROWS: dict[str, Callable[[], Awaitable[list[Row]]]] = {
+    # First: on ext4 without a journal, for minutes after thousands of files were deleted, as all others delete some,
+    # each new one costs 0.4 ms instead of 0.01, and a task has four.
+    "throughput": throughput,
     "start": start_latency,
     "checkpoint": checkpoint,
     "pause": pause,
     "terminate": terminate,
-    "throughput": throughput,
     "accepting": accepting,
     "memory": memory,
     "overhead": overhead,
