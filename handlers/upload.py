@@ -76,8 +76,8 @@ def upload(task: Task[BodyInfo, State]) -> Result:
         tail = block[-_TAIL_BYTES:]
         state.tail, state.tail_bytes = zlib.crc32(tail), len(tail)
         task.checkpoint(done=state.received, total=params.size_bytes, unit="bytes")
-    # Only now is it known how much there was to come, if nobody had said it.
-    task.checkpoint(done=state.received, total=state.received, unit="bytes")
+    if params.size_bytes is None:  # only now is it known how much there was to come
+        task.checkpoint(done=state.received, total=state.received, unit="bytes")
     out.flush()
     result = Result(
         filename=params.filename,
